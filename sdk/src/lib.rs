@@ -1,0 +1,3 @@
+//! twinspan-sdk
+pub mod frozen;
+pub mod ops;
