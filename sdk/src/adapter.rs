@@ -1,0 +1,387 @@
+//! The contract of an adapter.
+//!
+//! Owns the traits an adapter implements and the slots it is given. Which slots there are is the
+//! plan's business ([`crate::plan`]); what can be hung into them is [`crate::hooks`]'s.
+//!
+//! # Writing an adapter
+//!
+//! An adapter is a serde struct of its options. It says which places it wants, is given the
+//! matching [`Slot`]s with their dimensions, makes its parameters once over all of them and hangs
+//! a hook into each. It never sees a backbone's type:
+//!
+//! ```
+//! use candle_core::Tensor;
+//! use serde::{Deserialize, Serialize};
+//! use twinspan_sdk::adapter::{Adapter, Idle, Installed, Slot, Want};
+//! use twinspan_sdk::hooks::{Affine, Hooks};
+//! use twinspan_sdk::parameter::{Init, Params};
+//! use twinspan_sdk::plugin::{Capabilities, Opt, Plugin};
+//! use twinspan_sdk::site::{Projection, Sites};
+//! use twinspan_sdk::{Result, register};
+//!
+//! /// IA3: a learned scale on keys and values (Liu et al., 2022).
+//! #[derive(Clone, Default, Serialize, Deserialize)]
+//! #[serde(default, deny_unknown_fields)]
+//! struct Gain {
+//!     sites: Sites,
+//! }
+//!
+//! impl Plugin for Gain {
+//!     const NAME: &'static str = "gain";
+//!     const ABOUT: &'static str = "a learned scale on keys and values";
+//!     const OPTIONS: &'static [Opt] = &[Opt::sites("both towers, key and value")];
+//! }
+//!
+//! impl Adapter for Gain {
+//!     fn capabilities(&self) -> Capabilities {
+//!         Capabilities { identity_at_start: true, mergeable: true, ..Default::default() }
+//!     }
+//!     fn wants(&self) -> Vec<Want> {
+//!         vec![Want::Projections {
+//!             sites: self.sites.clone(),
+//!             default: &[Projection::Key, Projection::Value],
+//!         }]
+//!     }
+//!     fn install(&self, slots: &[Slot], params: &mut Params, hooks: &mut Hooks) -> Result<Installed> {
+//!         for slot in slots.iter().filter_map(Slot::projection) {
+//!             let scale = params.within(&slot.name).trained("scale", &[slot.output], Init::Ones)?;
+//!             hooks.output(slot, Affine { scale: Some(scale), shift: None, channels: slot.channels() });
+//!         }
+//!         Ok(Box::new(Idle))
+//!     }
+//! }
+//!
+//! register!(adapter: Gain);
+//! ```
+
+use candle_core::Tensor;
+use candle_core::backprop::GradStore;
+
+use crate::base::Base;
+use crate::error::Result;
+use crate::hooks::Hooks;
+use crate::parameter::Params;
+use crate::pass::Pass;
+use crate::plugin::Capabilities;
+use crate::site::{At, Branch, Moment, Projection, Role, Sites, Tap, Tower};
+use crate::task::Dataset;
+use crate::tokenizer::Tokenizer;
+use crate::topology::{Shape, StreamInfo};
+
+/// An adapter: small trainable parts beside, between or around frozen weights.
+pub trait Adapter: Send + Sync {
+    /// What it promises; the laws of the testkit are chosen by it.
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::default()
+    }
+
+    /// The places it wants. One that matches nothing in the backbone is an error.
+    fn wants(&self) -> Vec<Want>;
+
+    /// What the hook in `slot` looks at elsewhere. The order of the towers follows from it.
+    fn reads(&self, _slot: &Slot) -> Vec<Tap> {
+        Vec::new()
+    }
+
+    /// Makes the adapter's parameters, once over all its slots, and hangs its hooks.
+    ///
+    /// # Errors
+    /// An option does not fit the slots' dimensions.
+    fn install(&self, slots: &[Slot], params: &mut Params, hooks: &mut Hooks) -> Result<Installed>;
+}
+
+/// What an installed adapter does in the course of its life.
+pub type Installed = Box<dyn Life>;
+
+/// The life of an installed adapter; every step has an empty default.
+pub trait Life: Send + Sync {
+    /// Starts from weights, tokenizer or data: PiSSA's factors, DoRA's norms, CoOp's words,
+    /// Tip-Adapter's keys. Called once, when a model is made anew, not when it is loaded.
+    ///
+    /// # Errors
+    /// What it starts from is not there.
+    fn prepare(&mut self, _source: &Source) -> Result<()> {
+        Ok(())
+    }
+
+    /// A scalar added to the loss (AdaLoRA's orthogonality).
+    ///
+    /// # Errors
+    /// An operation failed.
+    fn penalty(&self, _pass: &Pass) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
+
+    /// Called between backward and optimiser, with the step counted from 0 (AdaLoRA's ranks).
+    /// State that must survive an interruption lives in buffers.
+    ///
+    /// # Errors
+    /// An operation failed.
+    fn after_backward(&mut self, _step: usize, _gradients: &mut GradStore) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A life without events.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Idle;
+
+impl Life for Idle {}
+
+/// What [`Life::prepare`] can start from.
+pub struct Source<'a> {
+    /// The frozen weights.
+    pub base: &'a Base,
+    /// The tokenizer, when the recipe names one.
+    pub tokenizer: Option<&'a dyn Tokenizer>,
+    /// The training data, when there is any.
+    pub data: Option<&'a dyn Dataset>,
+}
+
+/// A wish for places of one kind.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Want {
+    /// Projections; `default` where `sites` names none.
+    Projections {
+        /// The choice.
+        sites: Sites,
+        /// The adapter's own choice of projections.
+        default: &'static [Projection],
+    },
+    /// Branches of blocks, their norm's output included; `default` where `sites` names none.
+    Branches {
+        /// The choice.
+        sites: Sites,
+        /// The adapter's own choice of branches.
+        default: &'static [Branch],
+    },
+    /// The stream at moments of one tower; blocks are chosen by `moments`.
+    Streams {
+        /// The tower.
+        tower: Tower,
+        /// The moments.
+        moments: Vec<Moment>,
+    },
+    /// Keys and values of attentions.
+    KeyValues {
+        /// The choice.
+        sites: Sites,
+    },
+    /// Both streams at the ends of stages, counted from 1.
+    Stages {
+        /// Which stages; empty means all.
+        stages: Vec<usize>,
+    },
+    /// The pooled vectors.
+    Pooled {
+        /// Towers; empty means both.
+        towers: Vec<Tower>,
+    },
+    /// The logits of the joint space.
+    Logits,
+    /// Existing parameters by role; empty roles mean all that train by gradient.
+    Parameters {
+        /// Roles.
+        roles: Vec<Role>,
+        /// The choice.
+        sites: Sites,
+    },
+}
+
+/// A place that was found for a [`Want`], with its dimensions.
+#[derive(Clone, Debug)]
+pub enum Slot {
+    /// A projection.
+    Projection(ProjectionSlot),
+    /// A branch of a block.
+    Branch(BranchSlot),
+    /// A moment of a stream.
+    Stream(StreamSlot),
+    /// Keys and values of an attention.
+    KeyValue(KeyValueSlot),
+    /// Both streams at the end of a stage.
+    Stage(StageSlot),
+    /// A pooled vector.
+    Pooled(PooledSlot),
+    /// The logits of the joint space.
+    Logits,
+    /// An existing parameter.
+    Parameter(ParameterSlot),
+}
+
+/// A projection to act on.
+#[derive(Clone, Debug)]
+pub struct ProjectionSlot {
+    /// Its tower.
+    pub tower: Tower,
+    /// Its depth.
+    pub at: At,
+    /// Which one.
+    pub projection: Projection,
+    /// Its canonical name.
+    pub name: String,
+    /// Input width.
+    pub input: usize,
+    /// Output width.
+    pub output: usize,
+    /// How it maps.
+    pub shape: Shape,
+}
+
+/// A branch to act on.
+#[derive(Clone, Debug)]
+pub struct BranchSlot {
+    /// Its tower.
+    pub tower: Tower,
+    /// Its block.
+    pub block: usize,
+    /// Which branch.
+    pub branch: Branch,
+    /// Width of its input and output.
+    pub width: usize,
+    /// The block's stream.
+    pub stream: StreamInfo,
+}
+
+/// A moment of a stream to act on.
+#[derive(Clone, Debug)]
+pub struct StreamSlot {
+    /// Its tower.
+    pub tower: Tower,
+    /// When.
+    pub moment: Moment,
+    /// The stream there.
+    pub stream: StreamInfo,
+}
+
+/// Keys and values to act on.
+#[derive(Clone, Debug)]
+pub struct KeyValueSlot {
+    /// Its tower.
+    pub tower: Tower,
+    /// Its block.
+    pub block: usize,
+    /// Width of keys and values.
+    pub width: usize,
+    /// Heads they are cut into.
+    pub heads: usize,
+}
+
+/// The end of a stage in both towers.
+#[derive(Clone, Debug)]
+pub struct StageSlot {
+    /// Counted from 1.
+    pub stage: usize,
+    /// Stages the backbone has.
+    pub stages: usize,
+    /// Block of the vision tower after which it lies, and the stream there.
+    pub vision: (usize, StreamInfo),
+    /// Block of the text tower after which it lies, and the stream there.
+    pub text: (usize, StreamInfo),
+    /// The grid at the middle stage, on which all stages can meet.
+    pub middle: Option<(usize, usize)>,
+}
+
+/// A pooled vector to act on.
+#[derive(Clone, Debug)]
+pub struct PooledSlot {
+    /// Its tower.
+    pub tower: Tower,
+    /// Its width.
+    pub width: usize,
+}
+
+/// An existing parameter to train.
+#[derive(Clone, Debug)]
+pub struct ParameterSlot {
+    /// Its canonical name.
+    pub name: String,
+    /// Its shape in use.
+    pub shape: Vec<usize>,
+    /// What it is for.
+    pub role: Role,
+    /// Its tower; none for the logit scale.
+    pub tower: Option<Tower>,
+    /// Its value in the base; none while planning, which reads no weights.
+    pub value: Option<Tensor>,
+}
+
+impl Slot {
+    /// The tower and depth the slot lies at; none for stages and what lies outside of towers.
+    pub fn place(&self) -> Option<(Tower, At)> {
+        match self {
+            Slot::Projection(s) => Some((s.tower, s.at)),
+            Slot::Branch(s) => Some((s.tower, At::Block(s.block))),
+            Slot::Stream(s) => Some((s.tower, s.moment.at())),
+            Slot::KeyValue(s) => Some((s.tower, At::Block(s.block))),
+            Slot::Pooled(s) => Some((s.tower, At::Pooled)),
+            Slot::Stage(_) | Slot::Logits | Slot::Parameter(_) => None,
+        }
+    }
+
+    /// The projection, if it is one.
+    pub fn projection(&self) -> Option<&ProjectionSlot> {
+        match self {
+            Slot::Projection(s) => Some(s),
+            _ => None,
+        }
+    }
+
+    /// The branch, if it is one.
+    pub fn branch(&self) -> Option<&BranchSlot> {
+        match self {
+            Slot::Branch(s) => Some(s),
+            _ => None,
+        }
+    }
+
+    /// The stage, if it is one.
+    pub fn stage(&self) -> Option<&StageSlot> {
+        match self {
+            Slot::Stage(s) => Some(s),
+            _ => None,
+        }
+    }
+
+    /// The stream, if it is one.
+    pub fn stream(&self) -> Option<&StreamSlot> {
+        match self {
+            Slot::Stream(s) => Some(s),
+            _ => None,
+        }
+    }
+
+    /// The keys and values, if it is them.
+    pub fn key_value(&self) -> Option<&KeyValueSlot> {
+        match self {
+            Slot::KeyValue(s) => Some(s),
+            _ => None,
+        }
+    }
+
+    /// The pooled vector, if it is one.
+    pub fn pooled(&self) -> Option<&PooledSlot> {
+        match self {
+            Slot::Pooled(s) => Some(s),
+            _ => None,
+        }
+    }
+
+    /// The existing parameter, if it is one.
+    pub fn parameter(&self) -> Option<&ParameterSlot> {
+        match self {
+            Slot::Parameter(s) => Some(s),
+            _ => None,
+        }
+    }
+}
+
+impl ProjectionSlot {
+    /// Along which dimension of its output the channels lie.
+    pub fn channels(&self) -> crate::hooks::Channels {
+        match self.shape {
+            Shape::Conv { .. } => crate::hooks::Channels::Map,
+            Shape::Linear | Shape::Embedding => crate::hooks::Channels::Last,
+        }
+    }
+}

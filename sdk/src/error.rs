@@ -1,0 +1,288 @@
+//! What can go wrong between a recipe and a tuned model.
+//!
+//! Owns the error of the contracts; files, key maps and tokenizers have their own. Each message
+//! names the thing and, where there is a choice, the choices.
+
+use std::path::PathBuf;
+
+use crate::base::BaseError;
+use crate::checkpoint::CheckpointError;
+use crate::file::FileError;
+use crate::key_map::KeyMapError;
+use crate::site::Tap;
+
+/// The result of this crate's functions.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An error of the contracts.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A plugin's name is misspelt.
+    #[error("there is no {kind} `{name}`{}; there are: {}", did_you_mean(.name, .known), .known.join(", "))]
+    UnknownPlugin {
+        /// backbone, adapter or task.
+        kind: &'static str,
+        /// The name asked for.
+        name: String,
+        /// The names registered.
+        known: Vec<String>,
+    },
+    /// No plugin of a kind is registered.
+    #[error(
+        "no {kind} is registered: is the plugin crate linked? A crate that is only listed in Cargo.toml is not; write `use twinspan_{kind}s as _;` or use the crate `twinspan`"
+    )]
+    NoPlugins {
+        /// backbone, adapter or task.
+        kind: &'static str,
+    },
+    /// Two plugins of a kind share a name.
+    #[error("two {kind}s are called `{name}`; a name must be free")]
+    DuplicatePlugin {
+        /// backbone, adapter or task.
+        kind: &'static str,
+        /// The shared name.
+        name: String,
+    },
+    /// An option is misspelt or of the wrong type.
+    #[error("{kind} `{name}`: {message}")]
+    Options {
+        /// backbone, adapter or task.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+        /// What is wrong, with the choices.
+        message: String,
+    },
+    /// A recipe is not one.
+    #[error("{origin}: {message}")]
+    Recipe {
+        /// File or `recipe`.
+        origin: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// An adapter's wish matches no place of the backbone.
+    #[error("`{adapter}` matches no site: it asks for {asked}; the backbone offers {offered}")]
+    NoSuchSite {
+        /// The adapter's label.
+        adapter: String,
+        /// What it asked for.
+        asked: String,
+        /// What there is.
+        offered: String,
+    },
+    /// A task reads what the backbone does not have.
+    #[error("`{reader}` reads {tap}, which the backbone does not have: {offered}")]
+    NoSuchTap {
+        /// The adapter's label or `head`.
+        reader: String,
+        /// What it reads.
+        tap: Tap,
+        /// What there is.
+        offered: String,
+    },
+    /// An adapter acts on what nobody reads.
+    #[error(
+        "`{adapter}` acts at {place}, which task `{task}` never reads: no gradient would reach it; restrict its sites"
+    )]
+    Unread {
+        /// The adapter's label.
+        adapter: String,
+        /// Where it acts.
+        place: String,
+        /// The task.
+        task: String,
+    },
+    /// A parameter that trains got no gradient.
+    #[error("parameter `{name}` trains but the loss does not reach it")]
+    NoGradient {
+        /// Its name.
+        name: String,
+    },
+    /// What adapters read forms a cycle.
+    #[error(
+        "{} cannot be combined: each waits for what the other changes ({cycle})", .adapters.iter().map(|a| format!("`{a}`")).collect::<Vec<_>>().join(" and ")
+    )]
+    Cycle {
+        /// The labels of the adapters on the cycle.
+        adapters: Vec<String>,
+        /// The places on the cycle.
+        cycle: String,
+    },
+    /// An adapter asks for a stream that it does not declare.
+    #[error("`{adapter}` looks at {tap} without saying so in `reads`")]
+    UndeclaredRead {
+        /// The adapter's label.
+        adapter: String,
+        /// What it looks at.
+        tap: Tap,
+    },
+    /// A hook runs before what it reads.
+    #[error("stream {tap} is read before it is there: hooks run within Tuned::forward only")]
+    NotYetRead {
+        /// The tap's number.
+        tap: usize,
+    },
+    /// Two adapters reparametrise one weight.
+    #[error("`{adapter}` reparametrises {site}, which another adapter reparametrises already")]
+    SecondReparametrisation {
+        /// The second adapter's label.
+        adapter: String,
+        /// The projection.
+        site: String,
+    },
+    /// Two owners make one name.
+    #[error("`{owner}` wants to train `{name}`, which `{by}` trains already")]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// Who wants it.
+        owner: String,
+        /// Who has it.
+        by: String,
+    },
+    /// A hook cannot become part of a weight.
+    #[error("this adapter does not fold into the weight: {why}")]
+    CannotFold {
+        /// The reason.
+        why: &'static str,
+    },
+    /// A tensor has another shape.
+    #[error("{what} has shape {got:?}; expected {expected:?}")]
+    Shape {
+        /// The tensor.
+        what: String,
+        /// The shape expected.
+        expected: Vec<usize>,
+        /// Its shape.
+        got: Vec<usize>,
+    },
+    /// The base lacks a tensor.
+    #[error("the weights lack `{name}`")]
+    WeightMissing {
+        /// Its canonical name.
+        name: String,
+    },
+    /// An artifact lacks a tensor.
+    #[error("the artifact lacks `{name}`: was it made from another recipe?")]
+    OverlayMissing {
+        /// Its name.
+        name: String,
+    },
+    /// An artifact has a tensor too many.
+    #[error("the artifact holds `{name}`, which its recipe does not make")]
+    OverlayUnknown {
+        /// Its name.
+        name: String,
+    },
+    /// An artifact was made on other weights.
+    #[error("{model} was made on weights with digest {expected}, but these have {got}")]
+    OtherBase {
+        /// The artifact's folder.
+        model: PathBuf,
+        /// The digest in the artifact.
+        expected: String,
+        /// The digest of the weights at hand.
+        got: String,
+    },
+    /// Training went wrong.
+    #[error("the loss is {loss} at step {step}: lower train.rate or set train.clip")]
+    Diverged {
+        /// Counted from 0.
+        step: usize,
+        /// The loss.
+        loss: f64,
+    },
+    /// A device is not there.
+    #[error("device `{name}`: {message}")]
+    Device {
+        /// The device asked for.
+        name: String,
+        /// Why it cannot be had.
+        message: String,
+    },
+    /// A task's or backbone's own error.
+    #[error("{message}")]
+    Plugin {
+        /// What went wrong, in one line.
+        message: String,
+        /// Whether the user asked for something that cannot be (exit code 2).
+        wrong_use: bool,
+    },
+    /// Files.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Checkpoints.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// Names of weights.
+    #[error(transparent)]
+    KeyMap(#[from] KeyMapError),
+    /// The base.
+    #[error(transparent)]
+    Base(#[from] BaseError),
+    /// A tensor operation.
+    #[error("{}", first_line(.0))]
+    Tensor(#[from] candle_core::Error),
+}
+
+impl Error {
+    /// A plugin's own error, from anything that reads as one line.
+    pub fn plugin(error: impl std::fmt::Display) -> Self {
+        Error::Plugin {
+            message: error.to_string(),
+            wrong_use: false,
+        }
+    }
+
+    /// A plugin's own error about what the user asked for.
+    pub fn wrong_use(error: impl std::fmt::Display) -> Self {
+        Error::Plugin {
+            message: error.to_string(),
+            wrong_use: true,
+        }
+    }
+
+    /// Whether the recipe or the call is wrong, as opposed to a failure on the way: the program
+    /// exits with 2 then, and with 1 otherwise.
+    pub fn is_wrong_use(&self) -> bool {
+        use Error::*;
+        match self {
+            Plugin { wrong_use, .. } => *wrong_use,
+            UnknownPlugin { .. }
+            | Options { .. }
+            | Recipe { .. }
+            | NoSuchSite { .. }
+            | NoSuchTap { .. }
+            | Unread { .. }
+            | Cycle { .. }
+            | SecondReparametrisation { .. }
+            | NameTaken { .. }
+            | Device { .. } => true,
+            _ => false,
+        }
+    }
+}
+
+fn did_you_mean(name: &str, known: &[String]) -> String {
+    match nearest(name, known.iter().map(String::as_str)) {
+        Some(near) => format!(" (did you mean `{near}`?)"),
+        None => String::new(),
+    }
+}
+
+/// The known name nearest to a misspelt one, when it is near.
+pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .map(|k| (strsim::jaro_winkler(name, k), k))
+        .filter(|(score, _)| *score > 0.75)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, k)| k)
+}
+
+/// candle's errors carry a backtrace behind their first line.
+fn first_line(error: &candle_core::Error) -> String {
+    let text = error.to_string();
+    text.lines().next().unwrap_or("").to_string()
+}

@@ -1,0 +1,790 @@
+//! Hooks: how adapters change what flows, by what they change.
+//!
+//! Owns the traits of all hook shapes and the table they hang in, resolved when a model is built:
+//! a forward pass indexes it and looks up no name. Which hooks run when is
+//! [`Tuned::forward`](crate::tuned::Tuned::forward)'s and the blocks' business.
+//!
+//! | shape | trait | acts on |
+//! |---|---|---|
+//! | projection | [`Transform`] (input, output), [`Update`], [`Reparametrise`], [`Bypass`] | one linear, conv or embedding |
+//! | norm | [`Transform`] | the normed input of a branch |
+//! | branch | [`BranchHook`] | a branch's output, before the residual sum |
+//! | stream | [`StreamHook`] | the stream within the embedding and between blocks |
+//! | keys and values | [`KeyValueHook`] | an attention's memory |
+//! | bridge | [`Bridge`] | both streams at the end of a stage |
+//! | pooled | [`PooledHook`] | the pooled vector |
+//! | logits | [`LogitsHook`] | similarities of pooled vectors |
+
+use candle_core::Tensor;
+
+use crate::adapter::{
+    BranchSlot, KeyValueSlot, PooledSlot, ProjectionSlot, Slot, StageSlot, StreamSlot,
+};
+use crate::error::{Error, Result};
+use crate::ops;
+use crate::parameter::Parameter;
+use crate::pass::{CarryKey, Pass, TapKey};
+use crate::site::{At, Branch, Moment, Projection, Tap, Tower};
+use crate::stream::Stream;
+
+/// Along which dimension channels lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Channels {
+    /// The last: tokens `[.., D]`.
+    Last,
+    /// The second: maps `[B, C, H, W]`.
+    Map,
+}
+
+impl Channels {
+    /// `[D]` shaped so that it broadcasts over a tensor of this layout.
+    ///
+    /// # Errors
+    /// `values` is not a vector.
+    pub fn shape(self, values: &Tensor) -> Result<Tensor> {
+        Ok(match self {
+            Channels::Last => values.clone(),
+            Channels::Map => values.reshape((values.dim(0)?, 1, 1))?,
+        })
+    }
+}
+
+/// A weight `[out, ..]` with its bias `[out]`: what folding changes.
+#[derive(Clone, Debug)]
+pub struct Folded {
+    /// The weight, `[out, in]` or `[out, in, k, k]`.
+    pub weight: Tensor,
+    /// The bias.
+    pub bias: Option<Tensor>,
+}
+
+/// A change of a projection's input or output, or of a norm's output.
+pub trait Transform: Send + Sync {
+    /// `x` changed, of the same shape.
+    ///
+    /// # Errors
+    /// An operation failed.
+    fn forward(&self, x: &Tensor, pass: &mut Pass) -> Result<Tensor>;
+
+    /// The weight that reads the untransformed input and gives what `folded` gives on the
+    /// transformed one; the reason in words where there is none.
+    ///
+    /// # Errors
+    /// [`Error::CannotFold`] with the reason.
+    fn fold_input(&self, _folded: Folded, _pass: &Pass) -> Result<Folded> {
+        Err(Error::CannotFold {
+            why: "this change of an input is not linear",
+        })
+    }
+
+    /// The weight whose output is the transformed output of `folded`.
+    ///
+    /// # Errors
+    /// [`Error::CannotFold`] with the reason.
+    fn fold_output(&self, _folded: Folded, _pass: &Pass) -> Result<Folded> {
+        Err(Error::CannotFold {
+            why: "this change of an output is not linear",
+        })
+    }
+}
+
+/// An update of a weight: W + ΔW.
+pub trait Update: Send + Sync {
+    /// ΔW x without making ΔW; `x` as the projection reads it (ids for an embedding).
+    ///
+    /// # Errors
+    /// An operation failed.
+    fn forward(&self, x: &Tensor, pass: &mut Pass) -> Result<Tensor>;
+
+    /// ΔW, in the shape of the weight.
+    ///
+    /// # Errors
+    /// An operation failed.
+    fn delta(&self, pass: &Pass) -> Result<Tensor>;
+}
+
+/// A reparametrisation by rows: W' = diag(s(W + ΔW)) (W + ΔW), as in DoRA. At most one a site.
+pub trait Reparametrise: Send + Sync {
+    /// The factor of each output row, `[out]`, from the updated weight.
+    ///
+    /// # Errors
+    /// An operation failed.
+    fn rows(&self, updated: &Tensor, pass: &Pass) -> Result<Tensor>;
+}
+
+/// A path around a projection, added to its output; it may read the other tower.
+pub trait Bypass: Send + Sync {
+    /// What is added, from the projection's own input (before its input hooks).
+    ///
+    /// # Errors
+    /// An operation failed.
+    fn forward(&self, x: &Tensor, pass: &mut Pass) -> Result<Tensor>;
+}
+
+/// What a branch hook sees.
+#[derive(Clone, Copy, Debug)]
+pub struct BranchView<'a> {
+    /// The block's stream, for its spans and grid; `data` is `input`.
+    pub stream: &'a Stream,
+    /// The branch's input, not normed.
+    pub input: &'a Tensor,
+    /// The branch's input, normed.
+    pub normed: &'a Tensor,
+}
+
+/// Whether a branch hook acts before or after the layer scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Scale {
+    /// Before it.
+    #[default]
+    Before,
+    /// After it.
+    After,
+}
+
+/// A change of a branch's output before the residual sum: in series (`f(y)`) or in parallel
+/// (`y + f(input)`).
+pub trait BranchHook: Send + Sync {
+    /// Where it acts.
+    fn scale(&self) -> Scale {
+        Scale::Before
+    }
+
+    /// The branch's new output from its `output`.
+    ///
+    /// # Errors
+    /// An operation failed.
+    fn forward(&self, view: BranchView, output: &Tensor, pass: &mut Pass) -> Result<Tensor>;
+}
+
+/// A change of the stream: tokens put in, replaced, taken out; or a look at it (LST).
+pub trait StreamHook: Send + Sync {
+    /// The new stream.
+    ///
+    /// # Errors
+    /// An operation failed.
+    fn forward(&self, stream: Stream, pass: &mut Pass) -> Result<Stream>;
+}
+
+/// More keys and values for an attention, in front of its own (prefix tuning).
+pub trait KeyValueHook: Send + Sync {
+    /// The keys and values for `[B, N, D]` ones: any number of them in front or in their place.
+    ///
+    /// # Errors
+    /// An operation failed.
+    fn forward(&self, key: Tensor, value: Tensor, pass: &mut Pass) -> Result<(Tensor, Tensor)>;
+}
+
+/// A bridge between both streams at the end of a stage.
+pub trait Bridge: Send + Sync {
+    /// Both streams changed, vision first.
+    ///
+    /// # Errors
+    /// An operation failed.
+    fn forward(&self, vision: Stream, text: Stream, pass: &mut Pass) -> Result<(Stream, Stream)>;
+}
+
+/// A change of a pooled vector `[B, E]` (CLIP-Adapter).
+pub trait PooledHook: Send + Sync {
+    /// The new vector.
+    ///
+    /// # Errors
+    /// An operation failed.
+    fn forward(&self, pooled: &Tensor, pass: &mut Pass) -> Result<Tensor>;
+}
+
+/// A change of the similarities `[pictures, sentences]` (Tip-Adapter).
+pub trait LogitsHook: Send + Sync {
+    /// The new logits; `vision` and `text` are the pooled vectors they come from.
+    ///
+    /// # Errors
+    /// An operation failed.
+    fn forward(
+        &self,
+        logits: &Tensor,
+        vision: &Tensor,
+        text: &Tensor,
+        pass: &mut Pass,
+    ) -> Result<Tensor>;
+}
+
+/// x ⊙ scale + shift by channel: IA3, SSF. The [`Transform`] most methods need.
+#[derive(Clone, Debug)]
+pub struct Affine {
+    /// `[D]`.
+    pub scale: Option<Parameter>,
+    /// `[D]`.
+    pub shift: Option<Parameter>,
+    /// Where channels lie.
+    pub channels: Channels,
+}
+
+impl Transform for Affine {
+    fn forward(&self, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
+        let mut y = x.clone();
+        if let Some(scale) = &self.scale {
+            y = ops::mul(&y, &self.channels.shape(&scale.tensor(pass)?)?)?;
+        }
+        if let Some(shift) = &self.shift {
+            y = ops::add(&y, &self.channels.shape(&shift.tensor(pass)?)?)?;
+        }
+        Ok(y)
+    }
+
+    fn fold_input(&self, folded: Folded, pass: &Pass) -> Result<Folded> {
+        let w = folded.weight;
+        let mut bias = folded.bias;
+        if let Some(shift) = &self.shift {
+            // A padded convolution sees no shift in its border, so a shift folds only without it.
+            if w.rank() != 2 {
+                return Err(Error::CannotFold {
+                    why: "a shift before a convolution does not reach its padding",
+                });
+            }
+            let shift = shift.tensor(pass)?;
+            let moved = w.matmul(&shift.unsqueeze(1)?)?.squeeze(1)?;
+            bias = Some(match bias {
+                Some(b) => (b + moved)?,
+                None => moved,
+            });
+        }
+        let weight = match &self.scale {
+            Some(scale) => {
+                let scale = scale.tensor(pass)?;
+                let mut shape = vec![1; w.rank()];
+                shape[1] = scale.dim(0)?;
+                w.broadcast_mul(&scale.reshape(shape)?)?
+            }
+            None => w,
+        };
+        Ok(Folded { weight, bias })
+    }
+
+    fn fold_output(&self, folded: Folded, pass: &Pass) -> Result<Folded> {
+        let Folded {
+            mut weight,
+            mut bias,
+        } = folded;
+        if let Some(scale) = &self.scale {
+            let scale = scale.tensor(pass)?;
+            weight = scale_rows(&weight, &scale)?;
+            bias = bias.map(|b| b * &scale).transpose()?;
+        }
+        if let Some(shift) = &self.shift {
+            let shift = shift.tensor(pass)?;
+            bias = Some(match bias {
+                Some(b) => (b + shift)?,
+                None => shift,
+            });
+        }
+        Ok(Folded { weight, bias })
+    }
+}
+
+/// Row `i` of `weight` times element `i` of `rows`.
+fn scale_rows(weight: &Tensor, rows: &Tensor) -> Result<Tensor> {
+    let mut shape = vec![1; weight.rank()];
+    shape[0] = rows.dim(0)?;
+    Ok(weight.broadcast_mul(&rows.reshape(shape)?)?)
+}
+
+/// A weight that hooks act around: linear, convolution or embedding.
+pub trait Operator {
+    /// W x, without the bias.
+    ///
+    /// # Errors
+    /// The shapes do not fit.
+    fn product(&self, x: &Tensor, pass: &Pass) -> Result<Tensor>;
+
+    /// W x + b; in one go where that is faster.
+    ///
+    /// # Errors
+    /// The shapes do not fit.
+    fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor>;
+
+    /// W, `[out, ..]`.
+    ///
+    /// # Errors
+    /// The weight cannot be converted.
+    fn weight(&self, pass: &Pass) -> Result<Tensor>;
+
+    /// b, `[out]`.
+    ///
+    /// # Errors
+    /// The bias cannot be converted.
+    fn bias(&self, pass: &Pass) -> Result<Option<Tensor>>;
+
+    /// Where the output's channels lie.
+    fn channels(&self) -> Channels;
+}
+
+/// The hooks of one projection, in their fixed order: input, weight + updates, rows, output,
+/// bypass.
+#[derive(Default)]
+pub struct ProjectionHooks {
+    input: Vec<Box<dyn Transform>>,
+    updates: Vec<Box<dyn Update>>,
+    rows: Option<Box<dyn Reparametrise>>,
+    output: Vec<Box<dyn Transform>>,
+    bypass: Vec<Box<dyn Bypass>>,
+}
+
+impl ProjectionHooks {
+    /// Whether nothing hangs here.
+    pub fn is_empty(&self) -> bool {
+        self.input.is_empty()
+            && self.updates.is_empty()
+            && self.rows.is_none()
+            && self.output.is_empty()
+            && self.bypass.is_empty()
+    }
+
+    /// `operator` on `x`, with every hook.
+    ///
+    /// # Errors
+    /// An operation failed.
+    pub fn forward(
+        &self,
+        operator: &impl Operator,
+        x: &Tensor,
+        pass: &mut Pass,
+    ) -> Result<Tensor> {
+        if self.is_empty() {
+            return operator.forward(x, pass);
+        }
+        let mut read = x.clone();
+        for hook in &self.input {
+            read = hook.forward(&read, pass)?;
+        }
+        let mut y = match &self.rows {
+            None => {
+                let mut y = operator.forward(&read, pass)?;
+                for update in &self.updates {
+                    y = ops::add(&y, &update.forward(&read, pass)?)?;
+                }
+                y
+            }
+            Some(rows) => {
+                let factor = rows.rows(&self.updated(operator, pass)?, pass)?;
+                let mut y = operator.product(&read, pass)?;
+                for update in &self.updates {
+                    y = ops::add(&y, &update.forward(&read, pass)?)?;
+                }
+                let channels = operator.channels();
+                y = ops::mul(&y, &channels.shape(&factor)?)?;
+                match operator.bias(pass)? {
+                    Some(bias) => ops::add(&y, &channels.shape(&bias)?)?,
+                    None => y,
+                }
+            }
+        };
+        for hook in &self.output {
+            y = hook.forward(&y, pass)?;
+        }
+        for bypass in &self.bypass {
+            y = ops::add(&y, &bypass.forward(x, pass)?)?;
+        }
+        Ok(y)
+    }
+
+    /// The weight and bias that give without hooks what `operator` gives with them.
+    ///
+    /// # Errors
+    /// [`Error::CannotFold`] with the reason.
+    pub fn fold(&self, operator: &impl Operator, pass: &Pass) -> Result<Folded> {
+        if !self.bypass.is_empty() {
+            return Err(Error::CannotFold {
+                why: "a path around a projection is not part of its weight",
+            });
+        }
+        let mut weight = self.updated(operator, pass)?;
+        if let Some(rows) = &self.rows {
+            let factor = rows.rows(&weight, pass)?;
+            weight = scale_rows(&weight, &factor)?;
+        }
+        let mut folded = Folded {
+            weight,
+            bias: operator.bias(pass)?,
+        };
+        for hook in self.input.iter().rev() {
+            folded = hook.fold_input(folded, pass)?;
+        }
+        for hook in &self.output {
+            folded = hook.fold_output(folded, pass)?;
+        }
+        Ok(folded)
+    }
+
+    fn updated(&self, operator: &impl Operator, pass: &Pass) -> Result<Tensor> {
+        let mut weight = operator.weight(pass)?;
+        for update in &self.updates {
+            weight = ops::add(&weight, &update.delta(pass)?)?;
+        }
+        Ok(weight)
+    }
+}
+
+/// The hooks of one depth of a tower.
+pub struct PlaceHooks {
+    projections: Vec<ProjectionHooks>,
+    norms: Vec<Vec<Box<dyn Transform>>>,
+    branches: Vec<Vec<Box<dyn BranchHook>>>,
+    key_values: Vec<Box<dyn KeyValueHook>>,
+}
+
+impl Default for PlaceHooks {
+    fn default() -> Self {
+        Self {
+            projections: Projection::ALL
+                .iter()
+                .map(|_| ProjectionHooks::default())
+                .collect(),
+            norms: Branch::ALL.iter().map(|_| Vec::new()).collect(),
+            branches: Branch::ALL.iter().map(|_| Vec::new()).collect(),
+            key_values: Vec::new(),
+        }
+    }
+}
+
+impl PlaceHooks {
+    /// The hooks of a projection.
+    pub fn projection(&self, projection: Projection) -> &ProjectionHooks {
+        &self.projections[projection as usize]
+    }
+
+    /// The normed input of `branch`, with the hooks on its norm.
+    ///
+    /// # Errors
+    /// An operation failed.
+    pub fn normed(&self, branch: Branch, mut normed: Tensor, pass: &mut Pass) -> Result<Tensor> {
+        for hook in &self.norms[branch as usize] {
+            normed = hook.forward(&normed, pass)?;
+        }
+        Ok(normed)
+    }
+
+    /// The output of `branch` with its hooks, those of one side of the layer scale.
+    ///
+    /// # Errors
+    /// An operation failed.
+    pub fn branch(
+        &self,
+        branch: Branch,
+        scale: Scale,
+        view: BranchView,
+        mut output: Tensor,
+        pass: &mut Pass,
+    ) -> Result<Tensor> {
+        for hook in &self.branches[branch as usize] {
+            if hook.scale() == scale {
+                output = hook.forward(view, &output, pass)?;
+            }
+        }
+        Ok(output)
+    }
+
+    /// Keys and values with their hooks.
+    ///
+    /// # Errors
+    /// An operation failed.
+    pub fn key_value(
+        &self,
+        mut key: Tensor,
+        mut value: Tensor,
+        pass: &mut Pass,
+    ) -> Result<(Tensor, Tensor)> {
+        for hook in &self.key_values {
+            (key, value) = hook.forward(key, value, pass)?;
+        }
+        Ok((key, value))
+    }
+}
+
+/// The hooks of one tower.
+#[derive(Default)]
+pub struct TowerHooks {
+    embed: PlaceHooks,
+    blocks: Vec<PlaceHooks>,
+    last: PlaceHooks,
+    streams: Vec<(Moment, Box<dyn StreamHook>)>,
+    before: Vec<Vec<usize>>,
+    after: Vec<Vec<usize>>,
+    pooled: Vec<Box<dyn PooledHook>>,
+}
+
+impl TowerHooks {
+    fn new(blocks: usize) -> Self {
+        Self {
+            blocks: (0..blocks).map(|_| PlaceHooks::default()).collect(),
+            before: vec![Vec::new(); blocks],
+            after: vec![Vec::new(); blocks],
+            ..Self::default()
+        }
+    }
+
+    /// The hooks at a depth; those of the final layers for [`At::Final`] and behind.
+    pub fn place(&self, at: At) -> &PlaceHooks {
+        match at {
+            At::Embed => &self.embed,
+            At::Block(i) => &self.blocks[i],
+            At::Final | At::Pooled | At::Logits => &self.last,
+        }
+    }
+
+    fn place_mut(&mut self, at: At) -> &mut PlaceHooks {
+        match at {
+            At::Embed => &mut self.embed,
+            At::Block(i) => &mut self.blocks[i],
+            At::Final | At::Pooled | At::Logits => &mut self.last,
+        }
+    }
+
+    pub(crate) fn stream(&self, at: Moment, stream: Stream, pass: &mut Pass) -> Result<Stream> {
+        let mut stream = stream;
+        match at {
+            Moment::Before(i) => {
+                for &k in &self.before[i] {
+                    stream = self.streams[k].1.forward(stream, pass)?;
+                }
+            }
+            Moment::After(i) => {
+                for &k in &self.after[i] {
+                    stream = self.streams[k].1.forward(stream, pass)?;
+                }
+            }
+            Moment::Embed(_) => {
+                for (moment, hook) in &self.streams {
+                    if *moment == at {
+                        stream = hook.forward(stream, pass)?;
+                    }
+                }
+            }
+        }
+        Ok(stream)
+    }
+
+    pub(crate) fn pooled(&self, mut pooled: Tensor, pass: &mut Pass) -> Result<Tensor> {
+        for hook in &self.pooled {
+            pooled = hook.forward(&pooled, pass)?;
+        }
+        Ok(pooled)
+    }
+}
+
+/// A bridge and the blocks after which it lies.
+pub(crate) struct HungBridge {
+    pub vision: usize,
+    pub text: usize,
+    pub owner: String,
+    pub bridge: Box<dyn Bridge>,
+}
+
+/// A stream that hooks read, and who reads it where.
+#[derive(Clone, Debug)]
+pub(crate) struct Reading {
+    pub tap: Tap,
+    pub owner: String,
+    /// Where the reader is; none for the task's head, which reads when both towers are done.
+    pub reader: Option<(Tower, At)>,
+    /// The reader is a bridge at these blocks.
+    pub bridge: Option<(usize, usize)>,
+}
+
+/// All hooks of a model, and what they read.
+#[derive(Default)]
+pub struct Hooks {
+    pub(crate) vision: TowerHooks,
+    pub(crate) text: TowerHooks,
+    pub(crate) bridges: Vec<HungBridge>,
+    pub(crate) logits: Vec<Box<dyn LogitsHook>>,
+    pub(crate) readings: Vec<Reading>,
+    pub(crate) owner: String,
+    pub(crate) acts: Vec<(String, Option<(Tower, At)>)>,
+    declared: Vec<(Option<(Tower, At)>, Option<(usize, usize)>, Tap)>,
+    clash: Option<Error>,
+    carries: usize,
+}
+
+impl Hooks {
+    pub(crate) fn new(vision: usize, text: usize) -> Self {
+        Self {
+            vision: TowerHooks::new(vision),
+            text: TowerHooks::new(text),
+            ..Self::default()
+        }
+    }
+
+    /// The hooks of a tower.
+    pub fn tower(&self, tower: Tower) -> &TowerHooks {
+        match tower {
+            Tower::Vision => &self.vision,
+            Tower::Text => &self.text,
+        }
+    }
+
+    fn tower_mut(&mut self, tower: Tower) -> &mut TowerHooks {
+        match tower {
+            Tower::Vision => &mut self.vision,
+            Tower::Text => &mut self.text,
+        }
+    }
+
+    pub(crate) fn begin(&mut self, owner: &str, declared: &[(&Slot, Vec<Tap>)]) {
+        self.owner = owner.to_string();
+        self.declared = declared
+            .iter()
+            .flat_map(|(slot, taps)| {
+                let bridge = slot.stage().map(|s| (s.vision.0, s.text.0));
+                taps.iter().map(move |tap| (slot.place(), bridge, *tap))
+            })
+            .collect();
+    }
+
+    pub(crate) fn end(&mut self) -> Result<()> {
+        match self.clash.take() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    fn act(&mut self, place: Option<(Tower, At)>) {
+        self.acts.push((self.owner.clone(), place));
+    }
+
+    fn projection(&mut self, slot: &ProjectionSlot) -> &mut ProjectionHooks {
+        self.act(Some((slot.tower, slot.at)));
+        let place = self.tower_mut(slot.tower).place_mut(slot.at);
+        &mut place.projections[slot.projection as usize]
+    }
+
+    /// A change of a projection's input.
+    pub fn input(&mut self, slot: &ProjectionSlot, hook: impl Transform + 'static) {
+        self.projection(slot).input.push(Box::new(hook));
+    }
+
+    /// An update of a projection's weight.
+    pub fn update(&mut self, slot: &ProjectionSlot, hook: impl Update + 'static) {
+        self.projection(slot).updates.push(Box::new(hook));
+    }
+
+    /// A reparametrisation of a projection; a second one at the same site is an error of the
+    /// plan.
+    pub fn reparametrise(&mut self, slot: &ProjectionSlot, hook: impl Reparametrise + 'static) {
+        let owner = self.owner.clone();
+        let here = self.projection(slot);
+        if here.rows.is_none() {
+            here.rows = Some(Box::new(hook));
+        } else {
+            self.clash = Some(Error::SecondReparametrisation {
+                adapter: owner,
+                site: slot.name.clone(),
+            });
+        }
+    }
+
+    /// A change of a projection's output.
+    pub fn output(&mut self, slot: &ProjectionSlot, hook: impl Transform + 'static) {
+        self.projection(slot).output.push(Box::new(hook));
+    }
+
+    /// A path around a projection.
+    pub fn bypass(&mut self, slot: &ProjectionSlot, hook: impl Bypass + 'static) {
+        self.projection(slot).bypass.push(Box::new(hook));
+    }
+
+    /// A change of a branch's normed input.
+    pub fn norm(&mut self, slot: &BranchSlot, hook: impl Transform + 'static) {
+        self.act(Some((slot.tower, At::Block(slot.block))));
+        let place = self.tower_mut(slot.tower).place_mut(At::Block(slot.block));
+        place.norms[slot.branch as usize].push(Box::new(hook));
+    }
+
+    /// A change of a branch's output.
+    pub fn branch(&mut self, slot: &BranchSlot, hook: impl BranchHook + 'static) {
+        self.act(Some((slot.tower, At::Block(slot.block))));
+        let place = self.tower_mut(slot.tower).place_mut(At::Block(slot.block));
+        place.branches[slot.branch as usize].push(Box::new(hook));
+    }
+
+    /// A change of the stream.
+    pub fn stream(&mut self, slot: &StreamSlot, hook: impl StreamHook + 'static) {
+        self.act(Some((slot.tower, slot.moment.at())));
+        let tower = self.tower_mut(slot.tower);
+        let index = tower.streams.len();
+        tower.streams.push((slot.moment, Box::new(hook)));
+        match slot.moment {
+            Moment::Before(i) => tower.before[i].push(index),
+            Moment::After(i) => tower.after[i].push(index),
+            Moment::Embed(_) => {}
+        }
+    }
+
+    /// A change of keys and values.
+    pub fn key_value(&mut self, slot: &KeyValueSlot, hook: impl KeyValueHook + 'static) {
+        self.act(Some((slot.tower, At::Block(slot.block))));
+        let place = self.tower_mut(slot.tower).place_mut(At::Block(slot.block));
+        place.key_values.push(Box::new(hook));
+    }
+
+    /// A bridge.
+    pub fn bridge(&mut self, slot: &StageSlot, hook: impl Bridge + 'static) {
+        self.act(Some((Tower::Vision, At::Block(slot.vision.0))));
+        self.act(Some((Tower::Text, At::Block(slot.text.0))));
+        self.bridges.push(HungBridge {
+            vision: slot.vision.0,
+            text: slot.text.0,
+            owner: self.owner.clone(),
+            bridge: Box::new(hook),
+        });
+    }
+
+    /// A change of a pooled vector.
+    pub fn pooled(&mut self, slot: &PooledSlot, hook: impl PooledHook + 'static) {
+        self.act(Some((slot.tower, At::Pooled)));
+        self.tower_mut(slot.tower).pooled.push(Box::new(hook));
+    }
+
+    /// A change of the logits of the joint space.
+    pub fn logits(&mut self, hook: impl LogitsHook + 'static) {
+        self.act(Some((Tower::Vision, At::Logits)));
+        self.logits.push(Box::new(hook));
+    }
+
+    /// A place for a `T` that hooks of this adapter hand on to each other within a pass.
+    pub fn carry<T: Send + 'static>(&mut self) -> CarryKey<T> {
+        self.carries += 1;
+        CarryKey::new(self.carries - 1)
+    }
+
+    /// Where the hook in `slot` finds the stream at `tap`.
+    ///
+    /// # Errors
+    /// The adapter's `reads` does not declare it for this slot.
+    pub fn tap(&mut self, slot: &Slot, tap: Tap) -> Result<TapKey> {
+        let bridge = slot.stage().map(|s| (s.vision.0, s.text.0));
+        let wanted = (slot.place(), bridge, tap);
+        if !self.declared.contains(&wanted) {
+            return Err(Error::UndeclaredRead {
+                adapter: self.owner.clone(),
+                tap,
+            });
+        }
+        self.readings.push(Reading {
+            tap,
+            owner: self.owner.clone(),
+            reader: slot.place(),
+            bridge,
+        });
+        Ok(TapKey(self.readings.len() - 1))
+    }
+
+    pub(crate) fn tap_for_task(&mut self, tap: Tap) -> TapKey {
+        self.readings.push(Reading {
+            tap,
+            owner: "head".to_string(),
+            reader: None,
+            bridge: None,
+        });
+        TapKey(self.readings.len() - 1)
+    }
+}

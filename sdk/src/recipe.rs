@@ -1,0 +1,447 @@
+//! Recipes: which backbone, adapters and task, and how to train. Pure data.
+//!
+//! Owns the TOML form, its defaults and its errors. Reads no weights and knows no plugin.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::adapter::Adapter;
+use crate::backbone::Backbone;
+use crate::error::{Error, Result, nearest};
+use crate::registry::{self, AdapterEntry, BackboneEntry, Configured, TaskEntry};
+use crate::task::Task;
+
+/// What a run is made of.
+pub struct Recipe {
+    /// The backbone.
+    pub backbone: Configured<dyn Backbone>,
+    /// Where its weights and tokenizer are, and how its batch norms behave.
+    pub weights: WeightsChoice,
+    /// The adapters, in the order in which their hooks run.
+    pub adapters: Vec<Configured<dyn Adapter>>,
+    /// The task.
+    pub task: Configured<dyn Task>,
+    /// How to train.
+    pub train: TrainOptions,
+}
+
+/// What every backbone takes beside its own options.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WeightsChoice {
+    /// A weight file, relative to the recipe, or `random:SEED`.
+    pub weights: String,
+    /// A vocabulary file or folder, relative to the recipe; empty for the backbone's default.
+    pub tokenizer: String,
+    /// What the batch norms of the frozen towers do while training.
+    pub batch_norm: BatchNormChoice,
+}
+
+impl Default for WeightsChoice {
+    fn default() -> Self {
+        Self {
+            weights: "random:0".into(),
+            tokenizer: String::new(),
+            batch_norm: BatchNormChoice::Frozen,
+        }
+    }
+}
+
+/// What the batch norms of the frozen towers do while training.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BatchNormChoice {
+    /// Use the base's statistics.
+    #[default]
+    Frozen,
+    /// Use the batch's, and update running statistics in the overlay, as ETRIS was released.
+    Train,
+}
+
+/// How to train.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainOptions {
+    /// Optimiser steps; when 0, `epochs` counts.
+    pub steps: usize,
+    /// Passes over the data, used when `steps` is 0.
+    pub epochs: usize,
+    /// Examples in a batch.
+    pub batch: usize,
+    /// Batches summed before an optimiser step.
+    pub accumulate: usize,
+    /// Seed of starts, order, choices and dropout.
+    pub seed: u64,
+    /// adam or adamw.
+    pub optimizer: OptimizerChoice,
+    /// Learning rate.
+    pub rate: f64,
+    /// Weight decay: decoupled with adamw, in the gradient with adam.
+    pub weight_decay: f64,
+    /// Adam's averages.
+    pub betas: (f64, f64),
+    /// Adam's epsilon.
+    pub epsilon: f64,
+    /// Gradients are scaled down to this norm; 0 leaves them.
+    pub clip: f64,
+    /// Schedule of the learning rate.
+    pub schedule: ScheduleChoice,
+    /// Rates and decays of single owners (adapter labels or `head`).
+    pub groups: std::collections::BTreeMap<String, GroupOptions>,
+    /// Split to train on.
+    pub split: String,
+}
+
+impl Default for TrainOptions {
+    fn default() -> Self {
+        Self {
+            steps: 0,
+            epochs: 50,
+            batch: 8,
+            accumulate: 1,
+            seed: 0,
+            optimizer: OptimizerChoice::Adam,
+            rate: 1e-4,
+            weight_decay: 0.0,
+            betas: (0.9, 0.999),
+            epsilon: 1e-8,
+            clip: 0.0,
+            schedule: ScheduleChoice::Constant,
+            groups: Default::default(),
+            split: "train".into(),
+        }
+    }
+}
+
+/// The optimiser.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OptimizerChoice {
+    /// Adam (Kingma and Ba, 2015).
+    #[default]
+    Adam,
+    /// AdamW (Loshchilov and Hutter, 2019).
+    Adamw,
+}
+
+/// The schedule of the learning rate; fractions are of all steps.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind", deny_unknown_fields)]
+pub enum ScheduleChoice {
+    /// The same at every step.
+    #[default]
+    Constant,
+    /// Times `factor` at each of the fractions `at`: ETRIS's is `at = [0.7], factor = 0.1`.
+    Step {
+        /// Fractions of the run.
+        at: Vec<f64>,
+        /// Factor at each.
+        factor: f64,
+    },
+    /// Linear from 0 over `warmup` of the run, then a half cosine down to `floor` times the rate.
+    Cosine {
+        /// Fraction of the run that warms up.
+        #[serde(default)]
+        warmup: f64,
+        /// Last rate over the first.
+        #[serde(default)]
+        floor: f64,
+    },
+}
+
+/// Rate and decay of one owner's parameters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GroupOptions {
+    /// Learning rate in place of `train.rate`.
+    pub rate: Option<f64>,
+    /// Weight decay in place of `train.weight_decay`.
+    pub weight_decay: Option<f64>,
+}
+
+const SECTIONS: [&str; 4] = ["backbone", "adapter", "task", "train"];
+
+impl Recipe {
+    /// A recipe from TOML text; `origin` names it in messages.
+    ///
+    /// # Errors
+    /// The text is not TOML, or names what does not exist.
+    pub fn parse(text: &str, origin: &str) -> Result<Self> {
+        let table: toml::Table = text.parse().map_err(|e: toml::de::Error| Error::Recipe {
+            origin: origin.to_string(),
+            message: format!("not TOML: {}", one_line(&e.to_string())),
+        })?;
+        Self::from_table(table, origin)
+    }
+
+    /// A recipe from a file. Relative paths in it are relative to its folder.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is not a recipe.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::open_with(path, &[])
+    }
+
+    /// A recipe from a file, with `key = value` settings such as `train.steps=100` on top.
+    ///
+    /// # Errors
+    /// The file cannot be read or is not a recipe; a setting is not `key=value`.
+    pub fn open_with(path: &Path, settings: &[String]) -> Result<Self> {
+        let origin = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|e| Error::Recipe {
+            origin: origin.clone(),
+            message: format!("cannot be read: {e}"),
+        })?;
+        let mut table: toml::Table = text.parse().map_err(|e: toml::de::Error| Error::Recipe {
+            origin: origin.clone(),
+            message: format!("not TOML: {}", one_line(&e.to_string())),
+        })?;
+        for setting in settings {
+            set(&mut table, setting)?;
+        }
+        let mut recipe = Self::from_table(table, &origin)?;
+        recipe.weights.anchor(path.parent().unwrap_or(Path::new("")));
+        Ok(recipe)
+    }
+
+    /// A recipe from a TOML table.
+    ///
+    /// # Errors
+    /// The table names what does not exist.
+    pub fn from_table(mut table: toml::Table, origin: &str) -> Result<Self> {
+        let wrong = |message: String| Error::Recipe {
+            origin: origin.to_string(),
+            message,
+        };
+        if let Some(key) = table.keys().find(|k| !SECTIONS.contains(&k.as_str())) {
+            let near = nearest(key, SECTIONS.into_iter())
+                .map(|n| format!(" (did you mean `{n}`?)"))
+                .unwrap_or_default();
+            return Err(wrong(format!(
+                "unknown section `{key}`{near}; there are: {}",
+                SECTIONS.join(", ")
+            )));
+        }
+        let mut section = |name: &str| -> Result<toml::Table> {
+            match table.remove(name) {
+                Some(toml::Value::Table(t)) => Ok(t),
+                Some(_) => Err(wrong(format!("`{name}` must be a table: write [{name}]"))),
+                None => Err(wrong(format!("there is no [{name}]"))),
+            }
+        };
+        let mut backbone = section("backbone")?;
+        let task = section("task")?;
+        let train = match table.remove("train") {
+            None => TrainOptions::default(),
+            Some(value) => value
+                .try_into()
+                .map_err(|e: toml::de::Error| wrong(format!("[train]: {}", one_line(e.message()))))?,
+        };
+        let adapters = match table.remove("adapter") {
+            None => Vec::new(),
+            Some(toml::Value::Array(items)) => items,
+            Some(_) => {
+                return Err(wrong("write [[adapter]], with two brackets: there can be several".into()));
+            }
+        };
+        let mut shared = toml::Table::new();
+        for key in ["weights", "tokenizer", "batch_norm"] {
+            if let Some(value) = backbone.remove(key) {
+                shared.insert(key.into(), value);
+            }
+        }
+        let weights: WeightsChoice = shared
+            .try_into()
+            .map_err(|e: toml::de::Error| wrong(format!("[backbone]: {}", one_line(e.message()))))?;
+        let named = |mut t: toml::Table, what: &str| -> Result<(String, toml::Table)> {
+            match t.remove("use") {
+                Some(toml::Value::String(name)) => Ok((name, t)),
+                _ => Err(wrong(format!("{what} lacks `use = \"NAME\"`"))),
+            }
+        };
+        let (name, options) = named(backbone, "[backbone]")?;
+        let backbone = registry::configured::<BackboneEntry>(&name, options)?;
+        let adapters = adapters
+            .into_iter()
+            .map(|value| match value {
+                toml::Value::Table(t) => {
+                    let (name, options) = named(t, "[[adapter]]")?;
+                    registry::configured::<AdapterEntry>(&name, options)
+                }
+                _ => Err(wrong("each [[adapter]] must be a table".into())),
+            })
+            .collect::<Result<_>>()?;
+        let (name, options) = named(task, "[task]")?;
+        let task = registry::configured::<TaskEntry>(&name, options)?;
+        train_is_sound(&train).map_err(wrong)?;
+        Ok(Self {
+            backbone,
+            weights,
+            adapters,
+            task,
+            train,
+        })
+    }
+
+    /// The label of each adapter: its name, numbered from the second of a name on.
+    pub fn labels(&self) -> Vec<String> {
+        let mut labels: Vec<String> = Vec::new();
+        for adapter in &self.adapters {
+            let before = self.adapters[..labels.len()]
+                .iter()
+                .filter(|a| a.name == adapter.name)
+                .count();
+            labels.push(match before {
+                0 => adapter.name.to_string(),
+                n => format!("{}-{}", adapter.name, n + 1),
+            });
+        }
+        labels
+    }
+
+    /// The recipe with every default filled in, as a table.
+    ///
+    /// # Errors
+    /// An option cannot be written as TOML.
+    pub fn to_table(&self) -> Result<toml::Table> {
+        let with_use = |name: &str, options: &toml::Table| {
+            let mut t = toml::Table::new();
+            t.insert("use".into(), name.into());
+            t.extend(options.clone());
+            t
+        };
+        let mut backbone = with_use(self.backbone.name, &self.backbone.options);
+        backbone.extend(table_of(&self.weights)?);
+        let adapters: Vec<toml::Value> = self
+            .adapters
+            .iter()
+            .map(|a| with_use(a.name, &a.options).into())
+            .collect();
+        let mut out = toml::Table::new();
+        out.insert("backbone".into(), backbone.into());
+        if !adapters.is_empty() {
+            out.insert("adapter".into(), adapters.into());
+        }
+        out.insert(
+            "task".into(),
+            with_use(self.task.name, &self.task.options).into(),
+        );
+        out.insert("train".into(), table_of(&self.train)?.into());
+        Ok(out)
+    }
+
+    /// The recipe with every default filled in, as TOML text.
+    ///
+    /// # Errors
+    /// An option cannot be written as TOML.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string_pretty(&self.to_table()?).map_err(Error::plugin)
+    }
+}
+
+impl WeightsChoice {
+    /// The seed, when the weights are random.
+    pub fn random(&self) -> Option<u64> {
+        self.weights.strip_prefix("random:")?.parse().ok()
+    }
+
+    /// Makes relative paths relative to `folder`.
+    fn anchor(&mut self, folder: &Path) {
+        let anchored = |path: &str| match Path::new(path).is_absolute() {
+            true => path.to_string(),
+            false => folder.join(path).display().to_string(),
+        };
+        if !self.weights.starts_with("random:") {
+            self.weights = anchored(&self.weights);
+        }
+        if !self.tokenizer.is_empty() {
+            self.tokenizer = anchored(&self.tokenizer);
+        }
+    }
+}
+
+fn table_of(options: &impl Serialize) -> Result<toml::Table> {
+    toml::Table::try_from(options).map_err(Error::plugin)
+}
+
+fn train_is_sound(train: &TrainOptions) -> std::result::Result<(), String> {
+    let positive = [
+        ("batch", train.batch as f64),
+        ("accumulate", train.accumulate as f64),
+        ("epsilon", train.epsilon),
+    ];
+    if let Some((name, _)) = positive.iter().find(|(_, v)| *v <= 0.0) {
+        return Err(format!("train.{name} must be above 0"));
+    }
+    if train.steps == 0 && train.epochs == 0 {
+        return Err("train.steps or train.epochs must be above 0".into());
+    }
+    let finite = [
+        ("rate", train.rate),
+        ("weight_decay", train.weight_decay),
+        ("clip", train.clip),
+    ];
+    if let Some((name, _)) = finite.iter().find(|(_, v)| !v.is_finite() || *v < 0.0) {
+        return Err(format!("train.{name} must be a number from 0 up"));
+    }
+    if !(0.0..1.0).contains(&train.betas.0) || !(0.0..1.0).contains(&train.betas.1) {
+        return Err("train.betas must lie in [0, 1)".into());
+    }
+    Ok(())
+}
+
+/// Sets `a.b.c=value` in a table; the value is TOML, or a string where it is not.
+fn set(table: &mut toml::Table, setting: &str) -> Result<()> {
+    let wrong = |message: String| Error::Recipe {
+        origin: format!("--set {setting}"),
+        message,
+    };
+    let Some((path, value)) = setting.split_once('=') else {
+        return Err(wrong("write KEY=VALUE, as in train.steps=100".into()));
+    };
+    let value = format!("v = {value}")
+        .parse::<toml::Table>()
+        .ok()
+        .and_then(|mut t| t.remove("v"))
+        .unwrap_or_else(|| toml::Value::String(value.to_string()));
+    let mut keys: Vec<&str> = path.split('.').map(str::trim).collect();
+    let last = keys.pop().unwrap_or_default();
+    let mut here = table;
+    let mut keys = keys.into_iter();
+    while let Some(key) = keys.next() {
+        let next = here
+            .entry(key)
+            .or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        // Adapters are a list: `adapter.0.rank` counts them from 0.
+        let next = match next {
+            toml::Value::Array(items) => {
+                let count = items.len();
+                let index = keys.next().and_then(|i| i.parse::<usize>().ok());
+                match index.and_then(|i| items.get_mut(i)) {
+                    Some(item) => item,
+                    None => {
+                        return Err(wrong(format!(
+                            "`{key}` is a list of {count}; write {key}.0.… for its first"
+                        )));
+                    }
+                }
+            }
+            other => other,
+        };
+        here = match next {
+            toml::Value::Table(t) => t,
+            _ => return Err(wrong(format!("`{key}` is a value, not a table"))),
+        };
+    }
+    here.insert(last.to_string(), value);
+    Ok(())
+}
+
+fn one_line(text: &str) -> String {
+    text.lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty())
+        .collect::<Vec<_>>()
+        .join(", ")
+}
