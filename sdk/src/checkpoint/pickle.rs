@@ -1,0 +1,472 @@
+//! A reader of Python pickles that builds data and never executes anything.
+//!
+//! Owns the opcodes of protocols 0 to 5 that `torch.save` and its neighbours write, and the
+//! graph of values they describe. Calls stay calls: what they mean is `torch.rs`'s. candle's
+//! own reader is not used on foreign bytes: it indexes without checking, copies memoised values
+//! (a few hundred bytes can ask for all memory), and drops nested values recursively. Here a
+//! value is an index into one arena, so memory and time are linear in the input.
+
+use std::collections::HashMap;
+
+use super::{Refused, damaged, shown};
+
+/// The place of a value in its [`Pickle`].
+pub(super) type Id = usize;
+
+/// A value as far as weights need it.
+#[derive(Clone, Debug)]
+pub(super) enum Value<'a> {
+    /// None, a truth value, a fraction, bytes, a set: nothing that a weight is made of.
+    Opaque,
+    Int(i64),
+    Text(&'a str),
+    Class {
+        module: &'a str,
+        name: &'a str,
+    },
+    Tuple(Vec<Id>),
+    List(Vec<Id>),
+    Dict(Vec<(Id, Id)>),
+    /// `callable(*args)`, not called.
+    Call {
+        callable: Id,
+        args: Id,
+    },
+    /// An object whose state is set: a module, a TorchScript object.
+    Object {
+        class: Id,
+    },
+    /// A reference to something outside the pickle: a storage.
+    Persistent(Id),
+}
+
+/// The values of one pickle.
+#[derive(Debug)]
+pub(super) struct Pickle<'a> {
+    values: Vec<Value<'a>>,
+    root: Id,
+}
+
+impl<'a> Pickle<'a> {
+    /// Reads a pickle from its first byte to its STOP.
+    pub(super) fn read(bytes: &'a [u8]) -> Result<Self, Refused> {
+        let mut machine = Machine {
+            rest: bytes,
+            values: Vec::new(),
+            stack: Vec::new(),
+            marks: Vec::new(),
+            memo: HashMap::new(),
+        };
+        let root = machine.run().map_err(|problem| {
+            let at = bytes.len() - machine.rest.len();
+            damaged(format!(
+                "its pickle cannot be read: {problem} (before byte {at})"
+            ))
+        })?;
+        Ok(Self {
+            values: machine.values,
+            root,
+        })
+    }
+
+    /// What was pickled.
+    pub(super) fn root(&self) -> &Value<'a> {
+        &self.values[self.root]
+    }
+
+    /// The place of what was pickled.
+    pub(super) fn root_id(&self) -> Id {
+        self.root
+    }
+
+    /// The value at `id`, which comes from this pickle.
+    pub(super) fn get(&self, id: Id) -> &Value<'a> {
+        &self.values[id]
+    }
+}
+
+struct Machine<'a> {
+    rest: &'a [u8],
+    values: Vec<Value<'a>>,
+    stack: Vec<Id>,
+    /// Heights of the stack at each open mark.
+    marks: Vec<usize>,
+    memo: HashMap<u32, Id>,
+}
+
+type Step<T> = Result<T, String>;
+
+impl<'a> Machine<'a> {
+    fn run(&mut self) -> Step<Id> {
+        loop {
+            let [opcode] = self.array()?;
+            if opcode == b'.' {
+                return self.pop();
+            }
+            self.step(opcode)?;
+        }
+    }
+
+    fn step(&mut self, opcode: u8) -> Step<()> {
+        match opcode {
+            // Protocol, frame.
+            0x80 => self.skip(1)?,
+            0x95 => self.skip(8)?,
+            // Constants.
+            b'N' | 0x88 | 0x89 => self.push(Value::Opaque),
+            // Numbers.
+            b'K' => self.push_int::<1>(false)?,
+            b'M' => self.push_int::<2>(false)?,
+            b'J' => self.push_int::<4>(true)?,
+            0x8a => {
+                let [length] = self.array()?;
+                self.push_long(usize::from(length))?;
+            }
+            0x8b => {
+                let length = self.length::<4>()?;
+                self.push_long(length)?;
+            }
+            b'I' | b'L' => {
+                let line = self.line()?.trim_end_matches('L');
+                self.push(line.parse().map_or(Value::Opaque, Value::Int));
+            }
+            b'G' => self.push_opaque(8)?,
+            b'F' => {
+                self.line()?;
+                self.push(Value::Opaque);
+            }
+            // Text.
+            b'X' => self.push_text::<4>()?,
+            0x8c => self.push_text::<1>()?,
+            0x8d => self.push_text::<8>()?,
+            b'U' => self.push_text::<1>()?,
+            b'T' => self.push_text::<4>()?,
+            b'V' => {
+                let line = self.line()?;
+                self.push(Value::Text(line));
+            }
+            b'S' => {
+                let line = self.line()?.trim_matches(['\'', '"']);
+                self.push(Value::Text(line));
+            }
+            // Bytes.
+            b'C' => {
+                let length = self.length::<1>()?;
+                self.push_opaque(length)?;
+            }
+            b'B' => {
+                let length = self.length::<4>()?;
+                self.push_opaque(length)?;
+            }
+            0x8e | 0x96 => {
+                let length = self.length::<8>()?;
+                self.push_opaque(length)?;
+            }
+            // Containers.
+            b'(' => self.marks.push(self.stack.len()),
+            b')' => self.push(Value::Tuple(Vec::new())),
+            b']' => self.push(Value::List(Vec::new())),
+            b'}' => self.push(Value::Dict(Vec::new())),
+            0x8f => self.push(Value::Opaque),
+            0x85 => self.push_tuple(1)?,
+            0x86 => self.push_tuple(2)?,
+            0x87 => self.push_tuple(3)?,
+            b't' => {
+                let items = self.pop_to_mark()?;
+                self.push(Value::Tuple(items));
+            }
+            b'l' => {
+                let items = self.pop_to_mark()?;
+                self.push(Value::List(items));
+            }
+            b'd' => {
+                let pairs = pairs(self.pop_to_mark()?)?;
+                self.push(Value::Dict(pairs));
+            }
+            0x91 => {
+                self.pop_to_mark()?;
+                self.push(Value::Opaque);
+            }
+            b'a' => {
+                let item = self.pop()?;
+                self.extend_list(vec![item])?;
+            }
+            b'e' => {
+                let items = self.pop_to_mark()?;
+                self.extend_list(items)?;
+            }
+            0x90 => {
+                self.pop_to_mark()?;
+                self.top()?;
+            }
+            b's' => {
+                let value = self.pop()?;
+                let key = self.pop()?;
+                self.extend_dict(vec![(key, value)])?;
+            }
+            b'u' => {
+                let pairs = pairs(self.pop_to_mark()?)?;
+                self.extend_dict(pairs)?;
+            }
+            // The stack.
+            b'0' => {
+                // Python pops a mark like a value.
+                if self.marks.last() == Some(&self.stack.len()) {
+                    self.marks.pop();
+                } else {
+                    self.pop()?;
+                }
+            }
+            b'1' => {
+                self.pop_to_mark()?;
+            }
+            b'2' => {
+                let top = self.top()?;
+                self.stack.push(top);
+            }
+            // The memo.
+            b'q' => {
+                let [slot] = self.array()?;
+                self.put(u32::from(slot))?;
+            }
+            b'r' => {
+                let slot = self.array()?;
+                self.put(u32::from_le_bytes(slot))?;
+            }
+            b'p' => {
+                let slot = self.slot()?;
+                self.put(slot)?;
+            }
+            0x94 => {
+                let slot = u32::try_from(self.memo.len()).map_err(|_| "the memo is full")?;
+                self.put(slot)?;
+            }
+            b'h' => {
+                let [slot] = self.array()?;
+                self.fetch(u32::from(slot))?;
+            }
+            b'j' => {
+                let slot = self.array()?;
+                self.fetch(u32::from_le_bytes(slot))?;
+            }
+            b'g' => {
+                let slot = self.slot()?;
+                self.fetch(slot)?;
+            }
+            // Classes, calls and objects.
+            b'c' => {
+                let (module, name) = (self.line()?, self.line()?);
+                self.push(Value::Class { module, name });
+            }
+            0x93 => {
+                let (name, module) = (self.pop()?, self.pop()?);
+                let (Value::Text(module), Value::Text(name)) =
+                    (&self.values[module], &self.values[name])
+                else {
+                    return Err("a class without a name".into());
+                };
+                let class = Value::Class { module, name };
+                self.push(class);
+            }
+            b'R' | 0x81 => self.call()?,
+            0x92 => {
+                self.pop()?;
+                self.call()?;
+            }
+            b'b' => self.build()?,
+            b'Q' => {
+                let id = self.pop()?;
+                self.push(Value::Persistent(id));
+            }
+            _ => return Err(format!("unknown opcode {opcode:#04x}")),
+        }
+        Ok(())
+    }
+
+    /// A call; that of a dict class is an empty dict, whose entries follow.
+    fn call(&mut self) -> Step<()> {
+        let (args, callable) = (self.pop()?, self.pop()?);
+        let value = match self.values[callable] {
+            Value::Class {
+                module: "collections",
+                name: "OrderedDict" | "defaultdict",
+            } => Value::Dict(Vec::new()),
+            _ => Value::Call { callable, args },
+        };
+        self.push(value);
+        Ok(())
+    }
+
+    /// Sets an object's state, which only classes outside this reader understand. What a dict
+    /// gets this way is torch's `_metadata`.
+    fn build(&mut self) -> Step<()> {
+        self.pop()?;
+        let object = self.top()?;
+        if let Value::Call { callable, .. } = self.values[object] {
+            self.values[object] = Value::Object { class: callable };
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, value: Value<'a>) {
+        self.stack.push(self.values.len());
+        self.values.push(value);
+    }
+
+    fn push_tuple(&mut self, length: usize) -> Step<()> {
+        let from = self
+            .stack
+            .len()
+            .checked_sub(length)
+            .filter(|&n| n >= self.floor());
+        let items = self
+            .stack
+            .split_off(from.ok_or("too few values for a tuple")?);
+        self.push(Value::Tuple(items));
+        Ok(())
+    }
+
+    fn push_int<const N: usize>(&mut self, signed: bool) -> Step<()> {
+        let bytes = self.array::<N>()?;
+        let value = little_endian(&bytes, signed);
+        self.push(Value::Int(value));
+        Ok(())
+    }
+
+    /// A whole number of any length; one that no size or offset has is opaque.
+    fn push_long(&mut self, length: usize) -> Step<()> {
+        let bytes = self.take(length)?;
+        self.push(match length {
+            0..=8 => Value::Int(little_endian(bytes, true)),
+            _ => Value::Opaque,
+        });
+        Ok(())
+    }
+
+    fn push_text<const N: usize>(&mut self) -> Step<()> {
+        let length = self.length::<N>()?;
+        let bytes = self.take(length)?;
+        // Python 2 wrote bytes as text; no weight's name is among those that are not UTF-8.
+        self.push(std::str::from_utf8(bytes).map_or(Value::Opaque, Value::Text));
+        Ok(())
+    }
+
+    fn push_opaque(&mut self, length: usize) -> Step<()> {
+        self.skip(length)?;
+        self.push(Value::Opaque);
+        Ok(())
+    }
+
+    fn extend_list(&mut self, items: Vec<Id>) -> Step<()> {
+        let top = self.top()?;
+        match &mut self.values[top] {
+            Value::List(list) => list.extend(items),
+            // A class of its own that behaves like a list; it holds no weights.
+            Value::Call { .. } | Value::Object { .. } => {}
+            _ => return Err("an item for something that is not a list".into()),
+        }
+        Ok(())
+    }
+
+    fn extend_dict(&mut self, pairs: Vec<(Id, Id)>) -> Step<()> {
+        let top = self.top()?;
+        match &mut self.values[top] {
+            Value::Dict(dict) => dict.extend(pairs),
+            Value::Call { .. } | Value::Object { .. } => {}
+            _ => return Err("an entry for something that is not a dict".into()),
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, slot: u32) -> Step<()> {
+        let top = self.top()?;
+        self.memo.insert(slot, top);
+        Ok(())
+    }
+
+    fn fetch(&mut self, slot: u32) -> Step<()> {
+        let id = self.memo.get(&slot).ok_or("a reference to nothing")?;
+        self.stack.push(*id);
+        Ok(())
+    }
+
+    /// Values below the last mark cannot be taken.
+    fn floor(&self) -> usize {
+        self.marks.last().copied().unwrap_or(0)
+    }
+
+    fn top(&self) -> Step<Id> {
+        match self.stack[self.floor()..].last() {
+            Some(&id) => Ok(id),
+            None => Err("a value is missing".into()),
+        }
+    }
+
+    fn pop(&mut self) -> Step<Id> {
+        let top = self.top()?;
+        self.stack.pop();
+        Ok(top)
+    }
+
+    fn pop_to_mark(&mut self) -> Step<Vec<Id>> {
+        let mark = self.marks.pop().ok_or("a mark is missing")?;
+        Ok(self.stack.split_off(mark))
+    }
+
+    fn take(&mut self, length: usize) -> Step<&'a [u8]> {
+        let (taken, rest) = self.rest.split_at_checked(length).ok_or("it ends early")?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn skip(&mut self, length: usize) -> Step<()> {
+        self.take(length).map(drop)
+    }
+
+    fn array<const N: usize>(&mut self) -> Step<[u8; N]> {
+        let (taken, rest) = self.rest.split_first_chunk().ok_or("it ends early")?;
+        self.rest = rest;
+        Ok(*taken)
+    }
+
+    fn length<const N: usize>(&mut self) -> Step<usize> {
+        let bytes = self.array::<N>()?;
+        usize::try_from(little_endian(&bytes, false)).map_err(|_| "it ends early".into())
+    }
+
+    fn line(&mut self) -> Step<&'a str> {
+        let end = self
+            .rest
+            .iter()
+            .position(|&b| b == b'\n')
+            .ok_or("it ends early")?;
+        let line = self.take(end)?;
+        self.skip(1)?;
+        std::str::from_utf8(line.strip_suffix(b"\r").unwrap_or(line))
+            .map_err(|_| "a name is not UTF-8".into())
+    }
+
+    fn slot(&mut self) -> Step<u32> {
+        let line = self.line()?;
+        line.parse()
+            .map_err(|_| format!("`{}` is no memo slot", shown(line)))
+    }
+}
+
+/// A number of at most eight bytes.
+fn little_endian(bytes: &[u8], signed: bool) -> i64 {
+    let negative = signed && bytes.last().is_some_and(|&b| b >= 0x80);
+    let mut wide = [if negative { 0xff } else { 0 }; 8];
+    wide[..bytes.len()].copy_from_slice(bytes);
+    i64::from_le_bytes(wide)
+}
+
+fn pairs(items: Vec<Id>) -> Step<Vec<(Id, Id)>> {
+    if !items.len().is_multiple_of(2) {
+        return Err("a key without a value".into());
+    }
+    Ok(items
+        .chunks_exact(2)
+        .map(|pair| (pair[0], pair[1]))
+        .collect())
+}
