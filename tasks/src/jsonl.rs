@@ -311,7 +311,9 @@ fn reason(error: serde_json::Error) -> String {
     let place = format!(" at line {} column {}", error.line(), error.column());
     let said = said.strip_suffix(&place).unwrap_or(&said);
     if error.is_eof() {
-        return format!("{said}; each line is one whole JSON object such as {EXAMPLE}");
+        return format!(
+            "the line ends before its object does; each line is one whole object such as {EXAMPLE}"
+        );
     }
     format!("{said} (column {})", error.column())
 }

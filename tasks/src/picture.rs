@@ -27,6 +27,12 @@ pub enum PictureError {
         /// What the operating system said.
         reason: io::Error,
     },
+    /// The file has no content.
+    #[error("{}: is empty; fetch it again", path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
     /// The file's content is that of no picture format.
     #[error(
         "{}: is not a picture; PNG, JPEG, BMP, GIF and WebP are read, recognised by their content and not by the file's name",
@@ -134,6 +140,9 @@ pub(crate) fn decode(path: &Path) -> Result<Decoded, PictureError> {
         reason,
     };
     let bytes = std::fs::read(path).map_err(unreadable)?;
+    if bytes.is_empty() {
+        return Err(PictureError::Empty { path: path.into() });
+    }
     let mut reader = ImageReader::new(Cursor::new(&bytes))
         .with_guessed_format()
         .map_err(unreadable)?;
