@@ -1,0 +1,410 @@
+//! Data files of referring segmentation: one JSON object a line, one object of
+//! a picture each.
+//!
+//! ```text
+//! {"image": "images/1.jpg", "mask": "masks/1.png", "sentences": ["the left cat"], "split": "val"}
+//! {"image": "images/2.jpg", "polygons": [[10,10, 60,10, 60,40]], "sentences": ["a dog", "it"]}
+//! ```
+//!
+//! `image` and `mask` are relative to the file; exactly one of `mask` and
+//! `polygons` is given; `split` is `train` where it is left out. Owns the form
+//! of these files and every message about it; pictures and masks are opened by
+//! [`picture`](crate::picture) and [`mask`](crate::mask).
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use image::RgbImage;
+use serde::{Deserialize, Serialize};
+
+use crate::mask::{Mask, MaskError, check_polygon};
+use crate::picture::{self, PictureError};
+use crate::whole_file;
+
+/// The split of a line that names none.
+pub const DEFAULT_SPLIT: &str = "train";
+
+/// How many missing files are named before the rest is counted.
+const NAMED: usize = 20;
+
+/// Why a data file cannot be used. Every message is one line.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordsError {
+    /// The data file could not be read.
+    #[error("{}: cannot be read: {reason}", file.display())]
+    Unreadable {
+        /// The data file.
+        file: PathBuf,
+        /// What the operating system said.
+        reason: io::Error,
+    },
+    /// A line is not as it should be.
+    #[error("{}:{line}: {reason}", file.display())]
+    Line {
+        /// The data file.
+        file: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong, and what would be right.
+        reason: String,
+    },
+    /// The data file has no line but blank ones.
+    #[error("{}: has no lines; each is one JSON object such as {EXAMPLE}", file.display())]
+    Empty {
+        /// The data file.
+        file: PathBuf,
+    },
+    /// Pictures or masks that the lines name do not exist.
+    #[error("{}: names {} that do not exist: {}", file.display(), files(missing.len()), listed(missing))]
+    Missing {
+        /// The data file.
+        file: PathBuf,
+        /// Each missing file and the first line that names it, in that order.
+        missing: Vec<(PathBuf, usize)>,
+    },
+    /// No line belongs to the split asked for.
+    #[error("{}: has no split `{asked}`; its splits are {}", file.display(), counted(splits))]
+    NoSuchSplit {
+        /// The data file.
+        file: PathBuf,
+        /// The split asked for.
+        asked: String,
+        /// The splits there are, and how many lines each has.
+        splits: BTreeMap<String, usize>,
+    },
+    /// The data file could not be written; nothing is left of it.
+    #[error("{}: cannot be written: {reason}", file.display())]
+    Unwritable {
+        /// The data file.
+        file: PathBuf,
+        /// What went wrong.
+        reason: String,
+    },
+}
+
+const EXAMPLE: &str =
+    r#"{"image": "images/1.jpg", "mask": "masks/1.png", "sentences": ["the left cat"]}"#;
+
+fn files(count: usize) -> String {
+    match count {
+        1 => "1 file".into(),
+        _ => format!("{count} files"),
+    }
+}
+
+fn listed(missing: &[(PathBuf, usize)]) -> String {
+    let named = missing.iter().take(NAMED);
+    let mut list: Vec<_> = named
+        .map(|(path, line)| format!("{} (line {line})", path.display()))
+        .collect();
+    if missing.len() > NAMED {
+        list.push(format!("and {} more", missing.len() - NAMED));
+    }
+    list.join(", ")
+}
+
+fn counted(splits: &BTreeMap<String, usize>) -> String {
+    let splits = splits.iter().map(|(name, count)| match count {
+        1 => format!("`{name}` (1 line)"),
+        _ => format!("`{name}` ({count} lines)"),
+    });
+    splits.collect::<Vec<_>>().join(", ")
+}
+
+/// Where the object is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Region {
+    /// In a picture file of the same size, wherever it is not 0.
+    Mask(PathBuf),
+    /// In polygons, `[x0, y0, x1, y1, …]` each, in pixels; all of them
+    /// together, and none at all for no object.
+    Polygons(Vec<Vec<f64>>),
+}
+
+/// One line: an object of a picture and the sentences that name it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Record {
+    /// The picture, with the data file's folder in front.
+    pub image: PathBuf,
+    /// The object.
+    pub region: Region,
+    /// What is said of it: one sentence or more, none of them blank.
+    pub sentences: Vec<String>,
+    /// The part of the data that the line belongs to.
+    pub split: String,
+}
+
+impl Record {
+    /// Opens the picture.
+    ///
+    /// # Errors
+    /// As [`picture::open`].
+    pub fn open_picture(&self) -> Result<RgbImage, PictureError> {
+        picture::open(&self.image)
+    }
+
+    /// Opens or draws the mask; `size` is the picture's width and height.
+    ///
+    /// # Errors
+    /// As [`Mask::open`] and [`Mask::from_polygons`].
+    pub fn open_mask(&self, size: (u32, u32)) -> Result<Mask, MaskError> {
+        match &self.region {
+            Region::Mask(path) => Mask::open(path, size),
+            Region::Polygons(polygons) => Mask::from_polygons(&self.image, polygons, size),
+        }
+    }
+}
+
+/// All lines of a data file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Records {
+    /// The data file.
+    pub file: PathBuf,
+    /// Its lines in order, blank ones left out.
+    pub records: Vec<Record>,
+}
+
+impl Records {
+    /// Reads a data file and finds that every picture and mask it names
+    /// exists, of all splits.
+    ///
+    /// # Errors
+    /// All of [`RecordsError`] but [`NoSuchSplit`](RecordsError::NoSuchSplit)
+    /// and [`Unwritable`](RecordsError::Unwritable).
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, RecordsError> {
+        let file = path.as_ref();
+        let bytes = std::fs::read(file).map_err(|reason| RecordsError::Unreadable {
+            file: file.into(),
+            reason,
+        })?;
+        let (records, lines) = parse(file, &bytes)?;
+        find_missing(file, &records, &lines)?;
+        Ok(Self {
+            file: file.into(),
+            records,
+        })
+    }
+
+    /// The lines of one split, in order.
+    ///
+    /// # Errors
+    /// [`RecordsError::NoSuchSplit`], which lists the splits there are.
+    pub fn split(&self, name: &str) -> Result<Vec<&Record>, RecordsError> {
+        let of_split = self.records.iter().filter(|record| record.split == name);
+        let records: Vec<_> = of_split.collect();
+        if records.is_empty() {
+            return Err(RecordsError::NoSuchSplit {
+                file: self.file.clone(),
+                asked: name.into(),
+                splits: self.splits(),
+            });
+        }
+        Ok(records)
+    }
+
+    /// The splits by name, and how many lines each has.
+    pub fn splits(&self) -> BTreeMap<String, usize> {
+        let mut splits = BTreeMap::new();
+        for record in &self.records {
+            *splits.entry(record.split.clone()).or_default() += 1;
+        }
+        splits
+    }
+}
+
+/// A line as it is written. The order of the fields is that of the messages.
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    image: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mask: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    polygons: Option<Vec<Vec<f64>>>,
+    sentences: Vec<String>,
+    #[serde(default = "default_split")]
+    split: String,
+}
+
+fn default_split() -> String {
+    DEFAULT_SPLIT.into()
+}
+
+/// The records in `bytes`, and each one's line number.
+fn parse(file: &Path, bytes: &[u8]) -> Result<(Vec<Record>, Vec<usize>), RecordsError> {
+    let wrong = |line: usize, reason: String| RecordsError::Line {
+        file: file.into(),
+        line,
+        reason,
+    };
+    if bytes.starts_with(&[0xFF, 0xFE]) || bytes.starts_with(&[0xFE, 0xFF]) {
+        return Err(wrong(1, "the file is in UTF-16; save it as UTF-8".into()));
+    }
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let before = &bytes[..error.valid_up_to()];
+        let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();
+        wrong(line, "is not UTF-8; save the file as UTF-8".into())
+    })?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let folder = file.parent().unwrap_or(Path::new(""));
+    let mut records = Vec::new();
+    let mut lines = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        if line.trim().is_empty() {
+            continue;
+        }
+        records.push(parse_line(folder, line).map_err(|reason| wrong(index + 1, reason))?);
+        lines.push(index + 1);
+    }
+    if records.is_empty() {
+        return Err(RecordsError::Empty { file: file.into() });
+    }
+    Ok((records, lines))
+}
+
+fn parse_line(folder: &Path, text: &str) -> Result<Record, String> {
+    // serde would take an array too, field by field.
+    if !text.trim_start().starts_with('{') {
+        return Err(format!("each line is one JSON object such as {EXAMPLE}"));
+    }
+    let line: Line = serde_json::from_str(text).map_err(reason)?;
+    let region = match (line.mask, line.polygons) {
+        (Some(_), Some(_)) => return Err("has both `mask` and `polygons`; give one of them".into()),
+        (None, None) => return Err("has neither `mask` nor `polygons`; give one of them".into()),
+        (Some(mask), None) if mask.is_empty() => return Err("`mask` is empty".into()),
+        (Some(mask), None) => Region::Mask(folder.join(mask)),
+        (None, Some(polygons)) => {
+            for (index, polygon) in polygons.iter().enumerate() {
+                check_polygon(polygon).map_err(|said| format!("polygon {} {said}", index + 1))?;
+            }
+            Region::Polygons(polygons)
+        }
+    };
+    if line.image.is_empty() {
+        return Err("`image` is empty".into());
+    }
+    if line.sentences.is_empty() {
+        return Err("`sentences` is empty; give at least one".into());
+    }
+    if let Some(blank) = line.sentences.iter().position(|s| s.trim().is_empty()) {
+        return Err(format!("sentence {} is blank", blank + 1));
+    }
+    if line.split.is_empty() {
+        return Err(format!(
+            "`split` is empty; leave it out for `{DEFAULT_SPLIT}`"
+        ));
+    }
+    Ok(Record {
+        image: folder.join(line.image),
+        region,
+        sentences: line.sentences,
+        split: line.split,
+    })
+}
+
+/// serde_json's message, with its place said as a column: it was given one
+/// line, so its own line number is always 1.
+fn reason(error: serde_json::Error) -> String {
+    let said = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    let said = said.strip_suffix(&place).unwrap_or(&said);
+    if error.is_eof() {
+        return format!(
+            "the line ends before its object does; each line is one whole object such as {EXAMPLE}"
+        );
+    }
+    format!("{said} (column {})", error.column())
+}
+
+fn find_missing(file: &Path, records: &[Record], lines: &[usize]) -> Result<(), RecordsError> {
+    let mut found: BTreeMap<&Path, bool> = BTreeMap::new();
+    let mut missing = Vec::new();
+    for (record, &line) in records.iter().zip(lines) {
+        let mask = match &record.region {
+            Region::Mask(path) => Some(path),
+            Region::Polygons(_) => None,
+        };
+        for path in std::iter::once(&record.image).chain(mask) {
+            let known = found.contains_key(path.as_path());
+            let exists = *found.entry(path).or_insert_with(|| path.is_file());
+            if !known && !exists {
+                missing.push((path.clone(), line));
+            }
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(RecordsError::Missing {
+        file: file.into(),
+        missing,
+    })
+}
+
+/// Writes a data file, its paths relative to it; the file appears whole or
+/// not at all.
+///
+/// # Errors
+/// [`RecordsError::Unwritable`], also for a picture or mask that does not
+/// exist.
+pub fn write(file: impl AsRef<Path>, records: &[Record]) -> Result<(), RecordsError> {
+    let file = file.as_ref();
+    let text = lines(file, records).and_then(|text| {
+        whole_file::write(file, text.as_bytes()).map_err(|error| error.to_string())
+    });
+    text.map_err(|reason| RecordsError::Unwritable {
+        file: file.into(),
+        reason,
+    })
+}
+
+fn lines(file: &Path, records: &[Record]) -> Result<String, String> {
+    let folder = match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let folder = canonical(folder)?;
+    let mut text = String::new();
+    for record in records {
+        let (mask, polygons) = match &record.region {
+            Region::Mask(path) => (Some(relative(&folder, path)?), None),
+            Region::Polygons(polygons) => (None, Some(polygons.clone())),
+        };
+        let line = Line {
+            image: relative(&folder, &record.image)?,
+            mask,
+            polygons,
+            sentences: record.sentences.clone(),
+            split: record.split.clone(),
+        };
+        text += &serde_json::to_string(&line).map_err(|error| error.to_string())?;
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+fn canonical(path: &Path) -> Result<PathBuf, String> {
+    path.canonicalize()
+        .map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// `path` as seen from `folder`, with forward slashes on every system.
+fn relative(folder: &Path, path: &Path) -> Result<String, String> {
+    let path = canonical(path)?;
+    let shared = folder
+        .components()
+        .zip(path.components())
+        .take_while(|(a, b)| a == b)
+        .count();
+    let no_text = || format!("{}: its name is not UTF-8", path.display());
+    if shared == 0 {
+        return path.to_str().map(String::from).ok_or_else(no_text);
+    }
+    let up = folder.components().skip(shared).map(|_| Some(".."));
+    let down = path.components().skip(shared);
+    let parts = up.chain(down.map(|part| part.as_os_str().to_str()));
+    let parts: Option<Vec<_>> = parts.collect();
+    Ok(parts.ok_or_else(no_text)?.join("/"))
+}

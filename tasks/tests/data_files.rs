@@ -1,0 +1,288 @@
+//! Data files as users write them: what is read, and what each mistake is
+//! told.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+use twinspan_tasks::jsonl::{self, Record, Records, Region};
+
+/// A folder with two pictures' worth of files and a data file.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("images")).unwrap();
+        for name in ["images/1.jpg", "images/2.jpg", "mask.png"] {
+            fs::write(folder.path().join(name), "only looked for, not opened").unwrap();
+        }
+        Self(folder)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn open(&self, text: impl AsRef<[u8]>) -> Result<Records, String> {
+        let path = self.path("data.jsonl");
+        fs::write(&path, text).unwrap();
+        Records::open(path).map_err(|error| self.said(&error))
+    }
+
+    /// A message with the folder's own name left out.
+    fn said(&self, error: &dyn std::error::Error) -> String {
+        let said = error.to_string();
+        assert!(!said.contains('\n'), "{said}");
+        said.replace(&format!("{}/", self.0.path().display()), "")
+    }
+
+    fn refusal(&self, text: impl AsRef<[u8]>) -> String {
+        self.open(text).unwrap_err()
+    }
+}
+
+const GOOD: &str = r#"{"image": "images/1.jpg", "mask": "mask.png", "sentences": ["a cat"]}"#;
+const DRAWN: &str = r#"{"image": "images/2.jpg", "polygons": [[1, 2, 3.5, 4, 5, 6]], "sentences": ["a dog", "it"], "split": "val"}"#;
+
+#[test]
+fn masks_and_polygons_are_read() {
+    let folder = Folder::new();
+    let records = folder.open(format!("{GOOD}\n{DRAWN}\n")).unwrap();
+    assert_eq!(
+        records.records,
+        [
+            Record {
+                image: folder.path("images/1.jpg"),
+                region: Region::Mask(folder.path("mask.png")),
+                sentences: vec!["a cat".into()],
+                split: "train".into(),
+            },
+            Record {
+                image: folder.path("images/2.jpg"),
+                region: Region::Polygons(vec![vec![1.0, 2.0, 3.5, 4.0, 5.0, 6.0]]),
+                sentences: vec!["a dog".into(), "it".into()],
+                split: "val".into(),
+            },
+        ]
+    );
+    assert_eq!(records.split("val").unwrap(), [&records.records[1]]);
+}
+
+#[test]
+fn windows_files_are_read() {
+    let folder = Folder::new();
+    let plain = folder.open(format!("{GOOD}\n{DRAWN}\n")).unwrap();
+    let windows = folder.open(format!("\u{feff}{GOOD}\r\n\r\n{DRAWN}\r\n  \r\n"));
+    assert_eq!(windows.unwrap(), plain);
+    let utf16: Vec<u8> = std::iter::once(0xFEFF)
+        .chain(GOOD.encode_utf16())
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    assert_eq!(
+        folder.refusal(utf16),
+        "data.jsonl:1: the file is in UTF-16; save it as UTF-8"
+    );
+}
+
+#[test]
+fn each_mistake_is_told_with_its_line() {
+    let folder = Folder::new();
+    let example =
+        r#"{"image": "images/1.jpg", "mask": "masks/1.png", "sentences": ["the left cat"]}"#;
+    let told = |line: &str| folder.refusal(format!("{GOOD}\n\n{line}\n{GOOD}\n"));
+    let cases = [
+        (
+            r#"{"imgae": "images/1.jpg"}"#,
+            "unknown field `imgae`, expected one of `image`, `mask`, `polygons`, `sentences`, `split` (column 8)".into(),
+        ),
+        (
+            r#"{"mask": "mask.png", "sentences": ["a"]}"#,
+            "missing field `image` (column 40)".into(),
+        ),
+        (
+            r#"{"image": "images/1.jpg", "mask": "mask.png"}"#,
+            "missing field `sentences` (column 45)".into(),
+        ),
+        (
+            r#"{"image": "images/1.jpg", "sentences": ["a"]}"#,
+            "has neither `mask` nor `polygons`; give one of them".into(),
+        ),
+        (
+            r#"{"image": "images/1.jpg", "mask": "mask.png", "polygons": [], "sentences": ["a"]}"#,
+            "has both `mask` and `polygons`; give one of them".into(),
+        ),
+        (
+            r#"{"image": "images/1.jpg", "mask": "mask.png", "sentences": []}"#,
+            "`sentences` is empty; give at least one".into(),
+        ),
+        (
+            r#"{"image": "images/1.jpg", "mask": "mask.png", "sentences": ["a", " "]}"#,
+            "sentence 2 is blank".into(),
+        ),
+        (
+            r#"{"image": "images/1.jpg", "mask": "mask.png", "sentences": "a"}"#,
+            r#"invalid type: string "a", expected a sequence (column 62)"#.into(),
+        ),
+        (
+            r#"{"image": "images/1.jpg", "polygons": [[1, 2, 3, 4, 5, 6], [1, 2, 3]], "sentences": ["a"]}"#,
+            "polygon 2 has 3 values, an odd number; give x and y of each point in turn".into(),
+        ),
+        (
+            r#"{"image": "images/1.jpg", "mask": "mask.png", "sentences": ["a"], "split": ""}"#,
+            "`split` is empty; leave it out for `train`".into(),
+        ),
+        (
+            r#"{"image": "", "mask": "mask.png", "sentences": ["a"]}"#,
+            "`image` is empty".into(),
+        ),
+        (
+            r#"{"image": "images/1.jpg","#,
+            format!("the line ends before its object does; each line is one whole object such as {example}"),
+        ),
+        (
+            r#"["images/1.jpg", "mask.png", null, ["a"]]"#,
+            format!("each line is one JSON object such as {example}"),
+        ),
+        (
+            "images/1.jpg, mask.png, a cat",
+            format!("each line is one JSON object such as {example}"),
+        ),
+        (
+            &[GOOD, GOOD].concat(),
+            "trailing characters (column 71)".into(),
+        ),
+    ];
+    for (line, said) in cases {
+        assert_eq!(told(line), format!("data.jsonl:3: {said}"), "{line}");
+    }
+    let latin = [GOOD.as_bytes(), b"\n\xE9t\xE9\n"].concat();
+    assert_eq!(
+        folder.refusal(latin),
+        "data.jsonl:2: is not UTF-8; save the file as UTF-8"
+    );
+    assert_eq!(
+        folder.refusal("\n \n"),
+        format!("data.jsonl: has no lines; each is one JSON object such as {example}")
+    );
+    let none = Records::open(folder.path("none.jsonl")).unwrap_err();
+    assert!(
+        folder
+            .said(&none)
+            .starts_with("none.jsonl: cannot be read: ")
+    );
+}
+
+#[test]
+fn an_unknown_split_is_told_the_known_ones() {
+    let folder = Folder::new();
+    let records = folder.open(format!("{GOOD}\n{GOOD}\n{DRAWN}\n")).unwrap();
+    assert_eq!(
+        folder.said(&records.split("test").unwrap_err()),
+        "data.jsonl: has no split `test`; its splits are `train` (2 lines), `val` (1 line)"
+    );
+}
+
+#[test]
+fn missing_files_are_all_named_at_once() {
+    let folder = Folder::new();
+    let line = |image: &str, mask: &str| {
+        format!(r#"{{"image": "{image}", "mask": "{mask}", "sentences": ["a"]}}"#)
+    };
+    let text = [
+        line("images/1.jpg", "mask.png"),
+        line("images/9.jpg", "mask.png"),
+        line("images/9.jpg", "no.png"),
+        line("images", "mask.png"),
+    ]
+    .join("\n");
+    assert_eq!(
+        folder.refusal(text),
+        "data.jsonl: names 3 files that do not exist: images/9.jpg (line 2), no.png (line 3), images (line 4)"
+    );
+    let many: Vec<_> = (0..25)
+        .map(|i| line(&format!("{i}.jpg"), "mask.png"))
+        .collect();
+    let said = folder.refusal(many.join("\n"));
+    assert!(said.starts_with("data.jsonl: names 25 files that do not exist: 0.jpg (line 1), "));
+    assert!(said.ends_with(", 19.jpg (line 20), and 5 more"), "{said}");
+}
+
+#[test]
+fn a_file_is_found_from_anywhere() {
+    let folder = Folder::new();
+    let absolute = folder.path("images/1.jpg");
+    let line = GOOD.replace("images/1.jpg", absolute.to_str().unwrap());
+    assert_eq!(folder.open(line).unwrap().records[0].image, absolute);
+}
+
+/// A record whose paths are relative to a [`Folder`].
+fn record() -> impl Strategy<Value = Record> {
+    // Hundredths, as COCO has them: of 17 digits the last may be read otherwise.
+    let hundredths = (-900..9900i32).prop_map(|value| f64::from(value) / 100.0);
+    let polygon = prop::collection::vec(prop::array::uniform2(hundredths), 3..6)
+        .prop_map(|points| points.into_flattened());
+    let region = prop_oneof![
+        Just(Region::Mask("mask.png".into())),
+        prop::collection::vec(polygon, 0..3).prop_map(Region::Polygons),
+    ];
+    let image = prop_oneof![Just("images/1.jpg"), Just("images/2.jpg")];
+    let sentences = prop::collection::vec("\\PC*[a-z]\\PC*", 1..4);
+    (image, region, sentences, "[a-zA-Z]{1,6}").prop_map(|(image, region, sentences, split)| {
+        Record {
+            image: image.into(),
+            region,
+            sentences,
+            split,
+        }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn what_is_written_is_read(mut records in prop::collection::vec(record(), 1..5)) {
+        let folder = Folder::new();
+        let root = folder.0.path().canonicalize().unwrap();
+        for record in &mut records {
+            record.image = root.join(&record.image);
+            if let Region::Mask(path) = &mut record.region {
+                *path = root.join(&path);
+            }
+        }
+        let file = root.join("written.jsonl");
+        jsonl::write(&file, &records).unwrap();
+        prop_assert_eq!(Records::open(&file).unwrap().records, records);
+    }
+
+    #[test]
+    fn no_bytes_bring_it_down(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let folder = Folder::new();
+        prop_assert!(folder.open(bytes).is_err());
+    }
+}
+
+#[test]
+fn paths_are_written_relative_to_the_file() {
+    let folder = Folder::new();
+    fs::create_dir(folder.path("lists")).unwrap();
+    let records = folder.open(GOOD).unwrap();
+    let file = folder.path("lists/all.jsonl");
+    jsonl::write(&file, &records.records).unwrap();
+    assert_eq!(
+        fs::read_to_string(&file).unwrap(),
+        "{\"image\":\"../images/1.jpg\",\"mask\":\"../mask.png\",\"sentences\":[\"a cat\"],\"split\":\"train\"}\n"
+    );
+    assert!(Records::open(&file).is_ok());
+    let gone = Record {
+        image: folder.path("gone.jpg"),
+        ..records.records[0].clone()
+    };
+    let said = folder.said(&jsonl::write(&file, &[gone]).unwrap_err());
+    assert!(
+        said.starts_with("lists/all.jsonl: cannot be written: gone.jpg: "),
+        "{said}"
+    );
+    assert!(Path::new(&file).exists(), "the old file is still there");
+}
