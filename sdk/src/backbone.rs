@@ -142,7 +142,10 @@ impl<'a> Weights<'a> {
         Self {
             base,
             overlay,
-            infos: topology.parameters().map(|p| (p.name.as_str(), p)).collect(),
+            infos: topology
+                .parameters()
+                .map(|p| (p.name.as_str(), p))
+                .collect(),
             dtype,
             device: device.clone(),
         }

@@ -5,7 +5,6 @@
 
 use std::path::PathBuf;
 
-use crate::base::BaseError;
 use crate::checkpoint::CheckpointError;
 use crate::file::FileError;
 use crate::key_map::KeyMapError;
@@ -219,9 +218,6 @@ pub enum Error {
     /// Names of weights.
     #[error(transparent)]
     KeyMap(#[from] KeyMapError),
-    /// The base.
-    #[error(transparent)]
-    Base(#[from] BaseError),
     /// A tensor operation.
     #[error("{}", first_line(.0))]
     Tensor(#[from] candle_core::Error),

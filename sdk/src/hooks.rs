@@ -343,12 +343,7 @@ impl ProjectionHooks {
     ///
     /// # Errors
     /// An operation failed.
-    pub fn forward(
-        &self,
-        operator: &impl Operator,
-        x: &Tensor,
-        pass: &mut Pass,
-    ) -> Result<Tensor> {
+    pub fn forward(&self, operator: &impl Operator, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
         if self.is_empty() {
             return operator.forward(x, pass);
         }

@@ -217,7 +217,12 @@ impl ConvTranspose2d {
     /// # Errors
     /// The channels differ.
     pub fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
-        Ok(ops::conv_transpose2d(x, &self.weight.tensor(pass)?, None, self.conv)?)
+        Ok(ops::conv_transpose2d(
+            x,
+            &self.weight.tensor(pass)?,
+            None,
+            self.conv,
+        )?)
     }
 }
 

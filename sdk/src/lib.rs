@@ -1,7 +1,43 @@
-//! twinspan-sdk
+//! # twinspan-sdk
+//!
+//! Contracts and machinery for adapting frozen dual encoders with small trainable parts. Knows no
+//! backbone, adapter or task; those are plugins ([`registry`]).
+//!
+//! Start at [`adapter::Adapter`] to write a method, at [`backbone::Backbone`] to add a model, at
+//! [`task::Task`] to add a task. `ARCHITECTURE.md` beside this crate is the map.
+
+// `#[register]`ed plugins in doc examples name this crate as its users do.
+extern crate self as twinspan_sdk;
+
+pub mod adapter;
+pub mod backbone;
 pub mod base;
 pub mod checkpoint;
+pub mod error;
 pub mod file;
 pub mod frozen;
+pub mod hooks;
 pub mod key_map;
+pub mod layers;
 pub mod ops;
+mod order;
+pub mod parameter;
+pub mod pass;
+pub mod plan;
+pub mod plugin;
+pub mod random;
+pub mod recipe;
+pub mod registry;
+pub mod site;
+pub mod slots;
+pub mod stream;
+pub mod task;
+pub mod tokenizer;
+pub mod topology;
+pub mod tuned;
+pub mod weights;
+
+pub use error::{Error, Result};
+#[doc(hidden)]
+pub use inventory;
+pub use order::Step;

@@ -47,13 +47,21 @@ pub(crate) struct Order {
 }
 
 impl Order {
-    /// Whether what is wanted depends on this depth.
+    /// Whether what is wanted depends on exactly this depth.
+    pub fn has(&self, tower: Tower, at: At) -> bool {
+        self.needed.contains(&Node::Place(tower, at))
+    }
+
+    /// Whether what is wanted depends on this depth; the final layers count for either of what
+    /// they give.
     pub fn reaches(&self, tower: Tower, at: At) -> bool {
         match at {
             At::Final => [At::Final, At::Pooled]
                 .iter()
                 .any(|at| self.needed.contains(&Node::Place(tower, *at))),
-            At::Logits => self.needed.contains(&Node::Place(Tower::Vision, At::Logits)),
+            At::Logits => self
+                .needed
+                .contains(&Node::Place(Tower::Vision, At::Logits)),
             _ => self.needed.contains(&Node::Place(tower, at)),
         }
     }
@@ -70,11 +78,7 @@ struct Graph<'a> {
 ///
 /// # Errors
 /// A read or wish is not in the backbone; the reads form a cycle.
-pub(crate) fn order(
-    topology: &Topology,
-    bridges: &Bridges,
-    readings: &[Reading],
-) -> Result<Order> {
+pub(crate) fn order(topology: &Topology, bridges: &Bridges, readings: &[Reading]) -> Result<Order> {
     let mut graph = Graph {
         topology,
         bridges,
@@ -113,7 +117,11 @@ impl Graph<'_> {
     /// The node after which the stream at a depth is complete, bridges there included.
     fn point(&self, tower: Tower, at: At) -> Node {
         let At::Block(block) = at else {
-            let tower = if at == At::Logits { Tower::Vision } else { tower };
+            let tower = if at == At::Logits {
+                Tower::Vision
+            } else {
+                tower
+            };
             return Node::Place(tower, at);
         };
         match self.bridges_at(tower, block).last() {
@@ -162,7 +170,10 @@ impl Graph<'_> {
             At::Block(i) if i >= blocks => Err(Error::NoSuchTap {
                 reader: reading.owner.clone(),
                 tap: reading.tap,
-                offered: format!("its {tower} tower has blocks 0 to {}", blocks.saturating_sub(1)),
+                offered: format!(
+                    "its {tower} tower has blocks 0 to {}",
+                    blocks.saturating_sub(1)
+                ),
             }),
             _ => Ok(()),
         }
@@ -184,7 +195,9 @@ impl Graph<'_> {
         let mut done: BTreeSet<Node> = BTreeSet::new();
         let mut left = needed.clone();
         let ready = |n: &Node, done: &BTreeSet<Node>| {
-            self.edges[n].iter().all(|(before, _)| done.contains(before))
+            self.edges[n]
+                .iter()
+                .all(|(before, _)| done.contains(before))
         };
         while let Some(next) = left.iter().copied().find(|n| ready(n, &done)) {
             left.remove(&next);

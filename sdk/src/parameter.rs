@@ -53,8 +53,11 @@ impl Init {
                 .map(|i| (2.0 * random::uniform(key, i) - 1.0) * bound)
                 .collect()
         };
-        let normal =
-            |std: f64| -> Vec<f64> { (0..n as u64).map(|i| random::normal(key, i) * std).collect() };
+        let normal = |std: f64| -> Vec<f64> {
+            (0..n as u64)
+                .map(|i| random::normal(key, i) * std)
+                .collect()
+        };
         match self {
             Init::Zeros => vec![0.0; n],
             Init::Ones => vec![1.0; n],

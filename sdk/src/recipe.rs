@@ -201,7 +201,9 @@ impl Recipe {
             set(&mut table, setting)?;
         }
         let mut recipe = Self::from_table(table, &origin)?;
-        recipe.weights.anchor(path.parent().unwrap_or(Path::new("")));
+        recipe
+            .weights
+            .anchor(path.parent().unwrap_or(Path::new("")));
         Ok(recipe)
     }
 
@@ -234,15 +236,17 @@ impl Recipe {
         let task = section("task")?;
         let train = match table.remove("train") {
             None => TrainOptions::default(),
-            Some(value) => value
-                .try_into()
-                .map_err(|e: toml::de::Error| wrong(format!("[train]: {}", one_line(e.message()))))?,
+            Some(value) => value.try_into().map_err(|e: toml::de::Error| {
+                wrong(format!("[train]: {}", one_line(e.message())))
+            })?,
         };
         let adapters = match table.remove("adapter") {
             None => Vec::new(),
             Some(toml::Value::Array(items)) => items,
             Some(_) => {
-                return Err(wrong("write [[adapter]], with two brackets: there can be several".into()));
+                return Err(wrong(
+                    "write [[adapter]], with two brackets: there can be several".into(),
+                ));
             }
         };
         let mut shared = toml::Table::new();
@@ -251,9 +255,9 @@ impl Recipe {
                 shared.insert(key.into(), value);
             }
         }
-        let weights: WeightsChoice = shared
-            .try_into()
-            .map_err(|e: toml::de::Error| wrong(format!("[backbone]: {}", one_line(e.message()))))?;
+        let weights: WeightsChoice = shared.try_into().map_err(|e: toml::de::Error| {
+            wrong(format!("[backbone]: {}", one_line(e.message())))
+        })?;
         let named = |mut t: toml::Table, what: &str| -> Result<(String, toml::Table)> {
             match t.remove("use") {
                 Some(toml::Value::String(name)) => Ok((name, t)),

@@ -220,8 +220,8 @@ impl Sites {
     /// Whether the place `at` in `tower` is asked for.
     pub fn covers(&self, tower: Tower, at: At) -> bool {
         let in_tower = self.towers.is_empty() || self.towers.contains(&tower);
-        let in_depth = self.blocks.is_empty()
-            || matches!(at, At::Block(i) if self.blocks.contains(&i));
+        let in_depth =
+            self.blocks.is_empty() || matches!(at, At::Block(i) if self.blocks.contains(&i));
         in_tower && in_depth
     }
 }

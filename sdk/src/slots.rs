@@ -29,13 +29,21 @@ pub fn find(topology: &Topology, adapter: &str, want: &Want) -> Result<Vec<Slot>
                 return Err(none(format!("projection {strange}"), names(&all)));
             }
             let slots = projections(topology, sites, &chosen);
-            (slots, format!("projections [{}] at {sites}", names(&chosen)), names(&all))
+            (
+                slots,
+                format!("projections [{}] at {sites}", names(&chosen)),
+                names(&all),
+            )
         }
         Want::Branches { sites, default } => {
             blocks_exist(topology, adapter, sites)?;
             let chosen = chosen(&sites.branches, default);
             let (slots, all) = branches(topology, sites, &chosen);
-            (slots, format!("branches [{}] at {sites}", names(&chosen)), names(&all))
+            (
+                slots,
+                format!("branches [{}] at {sites}", names(&chosen)),
+                names(&all),
+            )
         }
         Want::Streams { tower, moments } => {
             let blocks = topology.tower(*tower).blocks.len();
@@ -49,17 +57,28 @@ pub fn find(topology: &Topology, adapter: &str, want: &Want) -> Result<Vec<Slot>
                     format!("its embedding and {blocks} blocks"),
                 ));
             }
-            (slots, format!("the {tower} stream"), format!("{blocks} blocks"))
+            (
+                slots,
+                format!("the {tower} stream"),
+                format!("{blocks} blocks"),
+            )
         }
         Want::KeyValues { sites } => {
             blocks_exist(topology, adapter, sites)?;
             let slots = key_values(topology, sites);
-            (slots, format!("keys and values at {sites}"), "attentions of the blocks".into())
+            (
+                slots,
+                format!("keys and values at {sites}"),
+                "attentions of the blocks".into(),
+            )
         }
         Want::Stages { stages } => {
             let all = stages_of(topology);
             if let Some(n) = stages.iter().find(|n| **n == 0 || **n > all.len()) {
-                return Err(none(format!("stage {n}"), format!("stages 1 to {}", all.len())));
+                return Err(none(
+                    format!("stage {n}"),
+                    format!("stages 1 to {}", all.len()),
+                ));
             }
             let offered = format!("{} stages", all.len());
             let wanted = |s: &StageSlot| stages.is_empty() || stages.contains(&s.stage);
@@ -87,7 +106,11 @@ pub fn find(topology: &Topology, adapter: &str, want: &Want) -> Result<Vec<Slot>
             all.sort();
             all.dedup();
             let slots = parameters(topology, roles, sites);
-            (slots, format!("roles [{}] at {sites}", names(roles)), names(&all))
+            (
+                slots,
+                format!("roles [{}] at {sites}", names(roles)),
+                names(&all),
+            )
         }
     };
     match slots.is_empty() {

@@ -231,7 +231,10 @@ impl Stream {
         if end.len() != b {
             bail!("{} end positions for {b} sentences", end.len());
         }
-        let rows: Vec<u32> = (0..b as u32).zip(end).map(|(i, e)| i * n as u32 + e).collect();
+        let rows: Vec<u32> = (0..b as u32)
+            .zip(end)
+            .map(|(i, e)| i * n as u32 + e)
+            .collect();
         ops::select(&self.data.reshape((b * n, d))?, &rows)
     }
 
@@ -295,8 +298,7 @@ impl Stream {
     /// The stream is a map.
     pub fn without(&self, owner: &str) -> Result<Self> {
         let mut this = self.clone();
-        while let Some((start, len)) =
-            this.span(|k| matches!(k, SpanKind::Prompt(o) if o == owner))
+        while let Some((start, len)) = this.span(|k| matches!(k, SpanKind::Prompt(o) if o == owner))
         {
             let n = this.data.dim(1)?;
             let cut = |t: &Tensor| match (start, n - start - len) {
@@ -334,7 +336,13 @@ impl Stream {
                     padding: padding.as_ref().map(cut_mask).transpose()?,
                     end: end
                         .iter()
-                        .map(|e| if (*e as usize) < start { *e } else { e - len as u32 })
+                        .map(|e| {
+                            if (*e as usize) < start {
+                                *e
+                            } else {
+                                e - len as u32
+                            }
+                        })
                         .collect(),
                 },
             };

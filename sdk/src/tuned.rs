@@ -1,0 +1,606 @@
+//! A tuned model: a shared base, an overlay, hooks and a head; and the one function that walks
+//! both towers.
+//!
+//! Owns assembly (plan and model come out of the same code, so a plan's counts are the model's)
+//! and [`Tuned::forward`]. Knows no plugin; trains and saves nothing itself.
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::adapter::{Adapter, Installed, Slot, Source, Want};
+use crate::backbone::{Encoder, Encoders, Weights, value_in};
+use crate::base::Base;
+use crate::error::{Error, Result};
+use crate::hooks::{Hooks, Reading};
+use crate::ops;
+use crate::order::{self, Order, Step};
+use crate::parameter::{Buffer, Overlay, Params};
+use crate::pass::{Pass, TapKey};
+use crate::recipe::{BatchNormChoice, Recipe};
+use crate::site::{At, EmbedStep, Moment, Role, Tap, Tower};
+use crate::slots;
+use crate::stream::Stream;
+use crate::task::{Batch, Dataset, Head};
+use crate::tokenizer::Tokenizer;
+use crate::topology::{Origin, Topology};
+
+/// The owner of the head's parameters, in names and groups.
+pub const HEAD: &str = "head";
+
+/// A frozen dual encoder with what is trained beside it.
+pub struct Tuned {
+    /// What the backbone is made of.
+    pub topology: Topology,
+    /// The frozen weights.
+    pub base: Base,
+    /// What trains, and what belongs to it.
+    pub overlay: Overlay,
+    encoders: Encoders,
+    hooks: Hooks,
+    head: Box<dyn Head>,
+    lives: Vec<Installed>,
+    steps: Vec<(Step, Vec<TapKey>)>,
+    features: Vec<TapKey>,
+    per_pair: bool,
+    dtype: DType,
+    device: Device,
+}
+
+/// What a model is computed in and where.
+#[derive(Clone, Debug)]
+pub struct Compute {
+    /// f32, or f64 for checks.
+    pub dtype: DType,
+    /// Where.
+    pub device: Device,
+}
+
+impl Default for Compute {
+    /// f32 on the CPU.
+    fn default() -> Self {
+        Self {
+            dtype: DType::F32,
+            device: Device::Cpu,
+        }
+    }
+}
+
+/// Everything about a model but its encoders: all that a plan needs.
+pub(crate) struct Assembly {
+    pub topology: Topology,
+    pub overlay: Overlay,
+    pub hooks: Hooks,
+    pub head: Box<dyn Head>,
+    pub lives: Vec<Installed>,
+    pub order: Order,
+    pub features: Vec<TapKey>,
+    /// The slots of each adapter.
+    pub slots: Vec<Vec<Slot>>,
+    /// Existing parameters that an adapter would train but the task cannot reach.
+    pub left_out: Vec<String>,
+}
+
+/// Installs a recipe's adapters and head. Without a base nothing is read and nothing is drawn:
+/// that is planning.
+pub(crate) fn assemble(
+    recipe: &Recipe,
+    base: Option<&Base>,
+    compute: &Compute,
+) -> Result<Assembly> {
+    let topology = recipe.backbone.plugin.topology()?;
+    let labels = recipe.labels();
+    let task_reads = recipe.task.plugin.reads(&topology)?;
+    let mut found = Vec::new();
+    for (label, adapter) in labels.iter().zip(&recipe.adapters) {
+        found.push(find_slots(&topology, label, adapter.plugin.as_ref())?);
+    }
+
+    // What the task depends on follows from slots and reads alone, before anything is made.
+    let (bridges, readings) = declared(&labels, recipe, &found);
+    let mut all = readings;
+    all.extend(task_reads.iter().map(|tap| Reading {
+        tap: *tap,
+        owner: HEAD.to_string(),
+        reader: None,
+        bridge: None,
+    }));
+    let reach = order::order(&topology, &bridges, &all)?;
+    let mut left_out = Vec::new();
+    for (label, slots) in labels.iter().zip(&mut found) {
+        keep_reachable(&topology, &reach, recipe, label, slots, &mut left_out)?;
+    }
+
+    let mut overlay = Overlay::default();
+    let planning = base.is_none();
+    let seed = recipe.train.seed;
+    existing(&topology, recipe, base, compute, &mut overlay)?;
+    let mut hooks = Hooks::new(topology.vision.blocks.len(), topology.text.blocks.len());
+    let mut lives = Vec::new();
+    for ((label, adapter), slots) in labels.iter().zip(&recipe.adapters).zip(&mut found) {
+        if let Some(base) = base {
+            fill_values(&topology, base, slots)?;
+        }
+        let plugin = adapter.plugin.as_ref();
+        let declared: Vec<_> = slots.iter().map(|s| (s, plugin.reads(s))).collect();
+        hooks.begin(label, &declared);
+        let mut params = Params::new(
+            &mut overlay,
+            label,
+            seed,
+            planning,
+            compute.dtype,
+            &compute.device,
+        );
+        lives.push(plugin.install(slots, &mut params, &mut hooks)?);
+        hooks.end()?;
+    }
+    let features: Vec<TapKey> = task_reads.iter().map(|t| hooks.tap_for_task(*t)).collect();
+    let mut params = Params::new(
+        &mut overlay,
+        HEAD,
+        seed,
+        planning,
+        compute.dtype,
+        &compute.device,
+    );
+    let head = recipe.task.plugin.head(&topology, &mut params)?;
+
+    let hung: Vec<_> = hooks
+        .bridges
+        .iter()
+        .map(|b| (b.vision, b.text, b.owner.clone()))
+        .collect();
+    let order = order::order(&topology, &hung, &hooks.readings)?;
+    let unread = |place: &&(String, Option<(Tower, At)>)| {
+        place.1.is_some_and(|(tower, at)| !order.reaches(tower, at))
+    };
+    if let Some((adapter, Some((tower, at)))) = hooks.acts.iter().find(unread) {
+        return Err(Error::Unread {
+            adapter: adapter.clone(),
+            place: format!("{tower}.{at}"),
+            task: recipe.task.name.to_string(),
+        });
+    }
+    Ok(Assembly {
+        topology,
+        overlay,
+        hooks,
+        head,
+        lives,
+        order,
+        features,
+        slots: found,
+        left_out,
+    })
+}
+
+fn find_slots(topology: &Topology, label: &str, adapter: &dyn Adapter) -> Result<Vec<Slot>> {
+    let mut all = Vec::new();
+    for want in adapter.wants() {
+        all.extend(slots::find(topology, label, &want)?);
+    }
+    Ok(all)
+}
+
+fn declared(
+    labels: &[String],
+    recipe: &Recipe,
+    found: &[Vec<Slot>],
+) -> (Vec<(usize, usize, String)>, Vec<Reading>) {
+    let mut bridges = Vec::new();
+    let mut readings = Vec::new();
+    for ((label, adapter), slots) in labels.iter().zip(&recipe.adapters).zip(found) {
+        for slot in slots {
+            let bridge = slot.stage().map(|s| (s.vision.0, s.text.0));
+            if let Some((vision, text)) = bridge {
+                bridges.push((vision, text, label.clone()));
+            }
+            readings.extend(adapter.plugin.reads(slot).into_iter().map(|tap| Reading {
+                tap,
+                owner: label.clone(),
+                reader: slot.place(),
+                bridge,
+            }));
+        }
+    }
+    (bridges, readings)
+}
+
+/// Drops existing parameters that no loss can reach, and notes them; an adapter left without any
+/// is an error.
+fn keep_reachable(
+    topology: &Topology,
+    reach: &Order,
+    recipe: &Recipe,
+    label: &str,
+    slots: &mut Vec<Slot>,
+    left_out: &mut Vec<String>,
+) -> Result<()> {
+    let reached = |slot: &Slot| {
+        let Some(parameter) = slot.parameter() else {
+            return true;
+        };
+        topology
+            .parameters()
+            .find(|p| p.name == parameter.name)
+            .is_some_and(|p| {
+                let tower = p.tower.unwrap_or(Tower::Vision);
+                p.used.iter().any(|at| match at {
+                    // Final stands for the projected features alone here: pooling has its own.
+                    At::Final => reach.has(tower, At::Final),
+                    at => reach.reaches(tower, *at),
+                })
+            })
+    };
+    let before = slots.len();
+    let lost: Vec<String> = slots
+        .iter()
+        .filter(|s| !reached(s))
+        .filter_map(|s| s.parameter().map(|p| p.name.clone()))
+        .collect();
+    slots.retain(reached);
+    if before > 0 && slots.is_empty() {
+        return Err(Error::Unread {
+            adapter: label.to_string(),
+            place: lost.join(", "),
+            task: recipe.task.name.to_string(),
+        });
+    }
+    left_out.extend(lost);
+    Ok(())
+}
+
+/// What the overlay holds of the backbone itself: statistics that train, and parameters that are
+/// not in the base.
+fn existing(
+    topology: &Topology,
+    recipe: &Recipe,
+    base: Option<&Base>,
+    compute: &Compute,
+    overlay: &mut Overlay,
+) -> Result<()> {
+    let Compute { dtype, device } = compute;
+    for info in topology.parameters() {
+        let statistics = info.role == Role::Statistics;
+        let trains = statistics && recipe.weights.batch_norm == BatchNormChoice::Train;
+        let value = match (&info.origin, base) {
+            (Origin::Fresh(init), Some(_)) => {
+                init.tensor(recipe.train.seed, &info.name, &info.shape, *dtype, device)?
+            }
+            (_, Some(base)) if trains => {
+                value_in(base, info)?.to_dtype(*dtype)?.to_device(device)?
+            }
+            (Origin::Fresh(_), None) => Tensor::zeros(info.shape.as_slice(), *dtype, device)?,
+            (_, None) if trains => Tensor::zeros(info.shape.as_slice(), *dtype, device)?,
+            _ => continue,
+        };
+        let buffer = Buffer::new(&value)?;
+        match trains {
+            true => overlay.buffers.insert(info.name.clone(), buffer),
+            false => overlay.constants.insert(info.name.clone(), buffer),
+        };
+    }
+    Ok(())
+}
+
+fn fill_values(topology: &Topology, base: &Base, slots: &mut [Slot]) -> Result<()> {
+    for slot in slots {
+        if let Slot::Parameter(parameter) = slot {
+            let info = topology.parameters().find(|p| p.name == parameter.name);
+            if let Some(info) = info.filter(|i| !matches!(i.origin, Origin::Fresh(_))) {
+                parameter.value = Some(value_in(base, info)?);
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Tuned {
+    /// A new model from a recipe and its base.
+    ///
+    /// # Errors
+    /// The recipe does not fit the backbone, or the base lacks a weight.
+    pub fn new(recipe: &Recipe, base: Base, compute: Compute) -> Result<Self> {
+        let assembly = assemble(recipe, Some(&base), &compute)?;
+        let weights = Weights::new(
+            &base,
+            &assembly.overlay,
+            &assembly.topology,
+            compute.dtype,
+            &compute.device,
+        );
+        let encoders = recipe.backbone.plugin.load(&weights)?;
+        let steps = with_records(&assembly);
+        Ok(Self {
+            topology: assembly.topology,
+            base,
+            overlay: assembly.overlay,
+            encoders,
+            hooks: assembly.hooks,
+            head: assembly.head,
+            lives: assembly.lives,
+            steps,
+            features: assembly.features,
+            per_pair: recipe.task.plugin.per_pair(),
+            dtype: compute.dtype,
+            device: compute.device,
+        })
+    }
+
+    /// Lets every adapter start from weights, tokenizer and data. Called once for a new model,
+    /// not for one that is loaded.
+    ///
+    /// # Errors
+    /// What an adapter starts from is not there.
+    pub fn prepare(
+        &mut self,
+        tokenizer: Option<&dyn Tokenizer>,
+        data: Option<&dyn Dataset>,
+    ) -> Result<()> {
+        let source = Source {
+            base: &self.base,
+            tokenizer,
+            data,
+        };
+        for life in &mut self.lives {
+            life.prepare(&source)?;
+        }
+        Ok(())
+    }
+
+    /// The lives of the adapters, in the order of the recipe.
+    pub fn lives(&mut self) -> &mut [Installed] {
+        &mut self.lives
+    }
+
+    /// The element type and device it computes in.
+    pub fn compute(&self) -> Compute {
+        Compute {
+            dtype: self.dtype,
+            device: self.device.clone(),
+        }
+    }
+
+    /// The head.
+    pub fn head(&self) -> &dyn Head {
+        self.head.as_ref()
+    }
+
+    /// The steps of a forward pass, in order.
+    pub fn steps(&self) -> impl Iterator<Item = Step> {
+        self.steps.iter().map(|(step, _)| *step)
+    }
+
+    /// Logits of a batch: the towers' features through the head.
+    ///
+    /// # Errors
+    /// The batch does not fit the backbone, or an operation failed.
+    pub fn logits(&self, batch: &Batch, pass: &mut Pass) -> Result<Tensor> {
+        let features = self.forward(batch, pass)?;
+        self.head.forward(&features, pass)
+    }
+
+    /// The loss of a batch, penalties of adapters included.
+    ///
+    /// # Errors
+    /// The batch has no target, or an operation failed.
+    pub fn loss(&self, batch: &Batch, pass: &mut Pass) -> Result<Tensor> {
+        let logits = self.logits(batch, pass)?;
+        let mut loss = self.head.loss(&logits, batch)?;
+        for life in &self.lives {
+            if let Some(penalty) = life.penalty(pass)? {
+                loss = ops::add(&loss, &penalty)?;
+            }
+        }
+        Ok(loss)
+    }
+
+    /// Walks both towers, in the order of the plan, and gives what the task reads: by pair,
+    /// unless the task reads items.
+    ///
+    /// This is the one place that walks the towers. A tower runs on its own items until its first
+    /// look at the other; from there on it runs on pairs.
+    ///
+    /// # Errors
+    /// The batch does not fit the backbone, or an operation failed.
+    pub fn forward(&self, batch: &Batch, pass: &mut Pass) -> Result<Vec<Stream>> {
+        let mut walk = Walk::new(batch, self.dtype)?;
+        for (step, records) in &self.steps {
+            self.step(*step, &mut walk, pass)?;
+            for key in records {
+                let reading = &self.hooks.readings[key.0];
+                let by_pair = match reading.reader {
+                    Some((reader, _)) => reader != reading.tap.tower,
+                    None => reading.bridge.is_some() || self.per_pair,
+                };
+                pass.record(*key, walk.stream(reading.tap, by_pair)?);
+            }
+        }
+        self.features
+            .iter()
+            .map(|key| pass.read(*key).cloned())
+            .collect()
+    }
+
+    fn step(&self, step: Step, walk: &mut Walk, pass: &mut Pass) -> Result<()> {
+        match step {
+            Step::Embed(tower) => {
+                let hooks = self.hooks.tower(tower);
+                let encoder = self.encoder(tower);
+                let place = hooks.place(At::Embed);
+                let mut stream = encoder.tokens(&walk.inputs[tower as usize], place, pass)?;
+                stream = hooks.stream(Moment::Embed(EmbedStep::Tokens), stream, pass)?;
+                stream = encoder.positions(stream, pass)?;
+                stream = hooks.stream(Moment::Embed(EmbedStep::Positions), stream, pass)?;
+                stream = encoder.norm(stream, pass)?;
+                stream = hooks.stream(Moment::Embed(EmbedStep::Norm), stream, pass)?;
+                walk.streams[tower as usize] = Some(stream);
+            }
+            Step::Expand(tower) => walk.expand(tower)?,
+            Step::Block(tower, i) => {
+                let hooks = self.hooks.tower(tower);
+                let mut stream = walk.take(tower)?;
+                stream = hooks.stream(Moment::Before(i), stream, pass)?;
+                let place = hooks.place(At::Block(i));
+                stream = self.encoder(tower).block(i, stream, place, pass)?;
+                stream = hooks.stream(Moment::After(i), stream, pass)?;
+                walk.streams[tower as usize] = Some(stream);
+            }
+            Step::Bridge(k) => {
+                let (vision, text) = (walk.take(Tower::Vision)?, walk.take(Tower::Text)?);
+                let bridge = &self.hooks.bridges[k].bridge;
+                let (vision, text) = bridge.forward(vision, text, pass)?;
+                walk.streams = [Some(vision), Some(text)];
+            }
+            Step::Features(tower) => {
+                let stream = walk.take(tower)?;
+                let place = self.hooks.tower(tower).place(At::Final);
+                let features = self.encoder(tower).features(&stream, place, pass)?;
+                walk.streams[tower as usize] = Some(stream);
+                walk.features[tower as usize] = Some(features);
+            }
+            Step::Pooled(tower) => {
+                let stream = walk.take(tower)?;
+                let hooks = self.hooks.tower(tower);
+                let place = hooks.place(At::Pooled);
+                let pooled = self.encoder(tower).pooled(&stream, place, pass)?;
+                walk.streams[tower as usize] = Some(stream);
+                let pooled = hooks.pooled(pooled, pass)?;
+                walk.pooled[tower as usize] = Some(Stream::pooled(pooled));
+            }
+            Step::Logits => {
+                let [Some(vision), Some(text)] = &walk.pooled else {
+                    return Err(Error::NotYetRead { tap: 0 });
+                };
+                let scale = self.encoders.logit_scale.tensor(pass)?.exp()?;
+                let unit = |x: &Tensor| -> Result<Tensor> {
+                    Ok(x.broadcast_div(&x.sqr()?.sum_keepdim(1)?.sqrt()?)?)
+                };
+                let (v, t) = (unit(&vision.data)?, unit(&text.data)?);
+                let mut logits = ops::mul(&v.matmul(&t.t()?)?, &scale)?;
+                for hook in &self.hooks.logits {
+                    logits = hook.forward(&logits, &v, &t, pass)?;
+                }
+                walk.logits = Some(Stream::pooled(logits));
+            }
+        }
+        Ok(())
+    }
+
+    fn encoder(&self, tower: Tower) -> &dyn Encoder {
+        match tower {
+            Tower::Vision => self.encoders.vision.as_ref(),
+            Tower::Text => self.encoders.text.as_ref(),
+        }
+    }
+}
+
+/// Where a forward pass stands, by tower.
+struct Walk {
+    inputs: [Tensor; 2],
+    streams: [Option<Stream>; 2],
+    features: [Option<Stream>; 2],
+    pooled: [Option<Stream>; 2],
+    logits: Option<Stream>,
+    /// The item of each pair; none where items are pairs already.
+    rows: [Option<Vec<u32>>; 2],
+}
+
+impl Walk {
+    fn new(batch: &Batch, dtype: DType) -> Result<Self> {
+        let (images, sentences) = (batch.images.dim(0)?, batch.tokens.dim(0)?);
+        let outside = |p: &&(u32, u32)| p.0 as usize >= images || p.1 as usize >= sentences;
+        if let Some(pair) = batch.pairs.iter().find(outside) {
+            return Err(Error::Shape {
+                what: format!("a batch with the pair {pair:?}"),
+                expected: vec![images, sentences],
+                got: vec![pair.0 as usize, pair.1 as usize],
+            });
+        }
+        Ok(Self {
+            inputs: [batch.images.to_dtype(dtype)?, batch.tokens.clone()],
+            streams: [None, None],
+            features: [None, None],
+            pooled: [None, None],
+            logits: None,
+            rows: [
+                rows(images, batch.pairs.iter().map(|p| p.0)),
+                rows(sentences, batch.pairs.iter().map(|p| p.1)),
+            ],
+        })
+    }
+
+    fn take(&mut self, tower: Tower) -> Result<Stream> {
+        self.streams[tower as usize]
+            .take()
+            .ok_or(Error::NotYetRead { tap: 0 })
+    }
+
+    fn expand(&mut self, tower: Tower) -> Result<()> {
+        let Some(rows) = self.rows[tower as usize].take() else {
+            return Ok(());
+        };
+        match &mut self.streams[tower as usize] {
+            Some(stream) => *stream = stream.select(&rows)?,
+            None => {
+                let input = &mut self.inputs[tower as usize];
+                *input = ops::select(input, &rows)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn stream(&self, tap: Tap, by_pair: bool) -> Result<Stream> {
+        let tower = tap.tower as usize;
+        let found = match tap.at {
+            At::Embed | At::Block(_) => &self.streams[tower],
+            At::Final => &self.features[tower],
+            At::Pooled => &self.pooled[tower],
+            At::Logits => &self.logits,
+        };
+        let stream = found.clone().ok_or(Error::NotYetRead { tap: 0 })?;
+        match &self.rows[tower] {
+            Some(rows) if by_pair && tap.at != At::Logits => Ok(stream.select(rows)?),
+            _ => Ok(stream),
+        }
+    }
+}
+
+/// The item of each pair, unless pair `i` is item `i` throughout.
+fn rows(items: usize, of_pairs: impl Iterator<Item = u32>) -> Option<Vec<u32>> {
+    let rows: Vec<u32> = of_pairs.collect();
+    let same = rows.len() == items && rows.iter().enumerate().all(|(i, r)| i == *r as usize);
+    (!same).then_some(rows)
+}
+
+/// Each step with the taps that are complete after it.
+fn with_records(assembly: &Assembly) -> Vec<(Step, Vec<TapKey>)> {
+    let last_bridge = |tower: Tower, block: usize| {
+        assembly.hooks.bridges.iter().rposition(|b| match tower {
+            Tower::Vision => b.vision == block,
+            Tower::Text => b.text == block,
+        })
+    };
+    let step_of = |tap: Tap| match tap.at {
+        At::Embed => Step::Embed(tap.tower),
+        At::Block(i) => match last_bridge(tap.tower, i) {
+            Some(k) => Step::Bridge(k),
+            None => Step::Block(tap.tower, i),
+        },
+        At::Final => Step::Features(tap.tower),
+        At::Pooled => Step::Pooled(tap.tower),
+        At::Logits => Step::Logits,
+    };
+    let readings = &assembly.hooks.readings;
+    let after = |step: Step| {
+        let keys = readings.iter().enumerate();
+        keys.filter(|(_, r)| step_of(r.tap) == step)
+            .map(|(i, _)| TapKey(i))
+            .collect()
+    };
+    assembly
+        .order
+        .steps
+        .iter()
+        .map(|step| (*step, after(*step)))
+        .collect()
+}

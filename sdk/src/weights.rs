@@ -1,0 +1,122 @@
+//! Opening a recipe's weights: from a file in any layout the backbone knows, or random ones.
+//!
+//! Owns the choice of layout and the random start of a base. Reading files is
+//! [`crate::checkpoint`]'s, translating names [`crate::key_map`]'s.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::{DType, Device};
+
+use crate::backbone::Backbone;
+use crate::base::Base;
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::frozen::Frozen;
+use crate::key_map::{Entry, Expected, KeyMap};
+use crate::parameter::Init;
+use crate::recipe::Recipe;
+use crate::site::{Projection, Role};
+use crate::topology::{Origin, ParameterInfo, Topology};
+
+/// The base a recipe names.
+///
+/// # Errors
+/// The file is not there, is not a weight file, or does not hold the backbone's weights.
+pub fn open(recipe: &Recipe) -> Result<Base> {
+    let backbone = recipe.backbone.plugin.as_ref();
+    if let Some(seed) = recipe.weights.random() {
+        return random(&backbone.topology()?, seed);
+    }
+    if recipe.weights.weights.starts_with("random:") {
+        return Err(Error::Recipe {
+            origin: "[backbone]".into(),
+            message: format!(
+                "weights = \"{}\": write random:SEED with a whole number",
+                recipe.weights.weights
+            ),
+        });
+    }
+    open_file(backbone, Path::new(&recipe.weights.weights))
+}
+
+/// The base in a weight file.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_file(backbone: &dyn Backbone, path: &Path) -> Result<Base> {
+    let expected = expected(&backbone.topology()?);
+    let layouts = layouts(backbone, &expected)?;
+    Base::open_with_cache(
+        path,
+        |checkpoint: &Checkpoint| -> Result<BTreeMap<String, Frozen>> {
+            let best = layouts
+                .iter()
+                .max_by_key(|map| map.matches(checkpoint))
+                .ok_or_else(|| Error::plugin("the backbone knows no layout"))?;
+            Ok(best.read(checkpoint, &expected)?)
+        },
+    )
+}
+
+/// What the base must hold for a topology.
+pub fn expected(topology: &Topology) -> Vec<Expected> {
+    topology
+        .parameters()
+        .filter_map(|p| match p.origin {
+            Origin::Base => Some(Expected::exactly(&p.name, p.shape.clone())),
+            Origin::Resized { .. } => Some(Expected::any_rows(&p.name, p.shape.clone())),
+            Origin::Fresh(_) => None,
+        })
+        .collect()
+}
+
+/// The backbone's layouts, and its canonical names last: what this crate writes itself.
+fn layouts(backbone: &dyn Backbone, expected: &[Expected]) -> Result<Vec<KeyMap>> {
+    let mut layouts = vec![KeyMap {
+        name: "twinspan",
+        entries: expected
+            .iter()
+            .map(|e| Entry::whole(&e.name, &e.name))
+            .collect(),
+        ignored: Vec::new(),
+    }];
+    layouts.extend(backbone.layouts()?);
+    Ok(layouts)
+}
+
+/// A base drawn from a seed: a start for models that are trained from nothing, and for trials
+/// without a download.
+///
+/// # Errors
+/// The topology has a parameter without a size.
+pub fn random(topology: &Topology, seed: u64) -> Result<Base> {
+    let mut tensors = BTreeMap::new();
+    for info in topology.parameters() {
+        if matches!(info.origin, Origin::Fresh(_)) {
+            continue;
+        }
+        let init = start(topology, info);
+        let name = &info.name;
+        let tensor = init.tensor(seed, name, &info.shape, DType::F32, &Device::Cpu)?;
+        tensors.insert(name.clone(), tensor);
+    }
+    Ok(Base::from_tensors(tensors))
+}
+
+fn start(topology: &Topology, info: &ParameterInfo) -> Init {
+    let fan: usize = info.shape.iter().skip(1).product::<usize>().max(1);
+    let is_table = topology.projections().any(|p| {
+        p.projection == Projection::Token && info.name.strip_suffix(".weight") == Some(&p.name)
+    });
+    match info.role {
+        Role::Weight if is_table => Init::Normal(0.02),
+        Role::Weight => Init::Normal((1.0 / fan as f64).sqrt()),
+        Role::Position => Init::Normal(0.5 * (fan as f64).powf(-0.5)),
+        Role::Class => Init::Normal((info.count().max(1) as f64).powf(-0.5)),
+        Role::NormWeight => Init::Ones,
+        Role::Scale => Init::Constant((1.0f64 / 0.07).ln()),
+        Role::Statistics if info.name.ends_with("running_var") => Init::Ones,
+        Role::Bias | Role::NormBias | Role::Statistics => Init::Zeros,
+    }
+}
