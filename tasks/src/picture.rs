@@ -122,7 +122,8 @@ pub enum PictureError {
 ///
 /// # Errors
 /// Any reading variant of [`PictureError`]. A file that is cut short is
-/// refused, never filled up with grey.
+/// refused, never filled up with grey. One that some program has cut and then
+/// ended properly cannot be told from a whole one, and is not.
 pub fn open(path: impl AsRef<Path>) -> Result<RgbImage, PictureError> {
     Ok(onto_white(decode(path.as_ref())?.pixels))
 }
