@@ -9,7 +9,7 @@
 //! `image` and `mask` are relative to the file; exactly one of `mask` and
 //! `polygons` is given; `split` is `train` where it is left out. Owns the form
 //! of these files and every message about it; pictures and masks are opened by
-//! [`picture`](crate::picture) and [`mask`](crate::mask).
+//! [`picture`] and [`mask`](crate::mask).
 
 use std::collections::BTreeMap;
 use std::io;

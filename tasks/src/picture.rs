@@ -328,7 +328,7 @@ pub fn overlay(picture: &RgbImage, mask: &[bool], tint: [u8; 3]) -> Result<RgbIm
     for ((pixel, &inside), core) in painted.pixels_mut().zip(mask).zip(core) {
         if inside && core {
             for (value, tint) in pixel.0.iter_mut().zip(tint) {
-                *value = ((u16::from(*value) + u16::from(tint) + 1) / 2) as u8;
+                *value = u16::from(*value).midpoint(u16::from(tint)) as u8;
             }
         } else if inside {
             *pixel = Rgb(tint);
