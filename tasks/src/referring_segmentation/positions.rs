@@ -51,3 +51,57 @@ fn placed(values: Vec<f64>, shape: &[usize], params: &Params) -> Result<Tensor> 
         .to_dtype(params.dtype())?
         .to_device(params.device())
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::DType;
+    use twinspan_sdk::parameter::Overlay;
+
+    use super::*;
+
+    fn table(make: impl Fn(&Params) -> Result<Tensor>) -> Vec<Vec<f64>> {
+        let mut overlay = Overlay::default();
+        let params = Params::new(&mut overlay, "head", 0, false, DType::F64, &Device::Cpu);
+        let table = make(&params).unwrap();
+        let rows = table.dims()[table.rank() - 2..].to_vec();
+        let table = table.reshape(((), rows[1])).unwrap();
+        table.to_vec2().unwrap()
+    }
+
+    fn close(a: &[f64], b: &[f64]) {
+        assert_eq!(a.len(), b.len());
+        let off = a.iter().zip(b).map(|(a, b)| (a - b).abs());
+        assert!(off.fold(0.0, f64::max) < 1e-12, "{a:?} is not {b:?}");
+    }
+
+    #[test]
+    fn a_line_has_sines_and_cosines_in_turn() {
+        let line = table(|p| of_line(4, 4, p));
+        close(&line[0], &[0.0, 1.0, 0.0, 1.0]);
+        let (fast, slow) = (3f64, 0.03f64);
+        close(&line[3], &[fast.sin(), fast.cos(), slow.sin(), slow.cos()]);
+    }
+
+    #[test]
+    fn a_grid_has_x_and_then_y() {
+        let grid = table(|p| of_grid((2, 3), 8, p));
+        assert_eq!(grid.len(), 6);
+        let line = table(|p| of_line(3, 4, p));
+        for y in 0..2 {
+            for x in 0..3 {
+                close(&grid[y * 3 + x][..4], &line[x]);
+                close(&grid[y * 3 + x][4..], &line[y]);
+            }
+        }
+    }
+
+    #[test]
+    fn coordinates_go_from_end_to_end() {
+        let both = table(|p| coordinates((2, 3), p));
+        close(&both[0], &[-1.0, 0.0, 1.0]);
+        close(&both[1], &[-1.0, 0.0, 1.0]);
+        close(&both[2], &[-1.0, -1.0, -1.0]);
+        close(&both[3], &[1.0, 1.0, 1.0]);
+        close(&table(|p| coordinates((1, 1), p))[0], &[-1.0]);
+    }
+}
