@@ -1,7 +1,7 @@
 //! Files and folders are whole or absent.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
 use twinspan_sdk::file::{FileError, write_folder, write_whole};
