@@ -69,6 +69,14 @@ pub trait Head: Send + Sync {
     /// An operation failed.
     fn forward(&self, features: &[Stream], pass: &mut Pass) -> Result<Tensor>;
 
+    /// What the head computes on the way, by name, the logits last: for those who look inside.
+    ///
+    /// # Errors
+    /// An operation failed.
+    fn trace(&self, features: &[Stream], pass: &mut Pass) -> Result<Vec<(&'static str, Tensor)>> {
+        Ok(vec![("logits", self.forward(features, pass)?)])
+    }
+
     /// The scalar loss.
     ///
     /// # Errors
@@ -137,6 +145,11 @@ pub trait Dataset: Send + Sync {
     /// # Errors
     /// A file is not what it should be.
     fn evaluate(&self, split: &str, indices: &[usize]) -> Result<Batch>;
+
+    /// What the user should know of the data read so far, a line each: sentences that were cut.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
 
     /// Empty scores for a split.
     ///
