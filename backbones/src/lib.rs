@@ -1,1 +1,2 @@
 //! backbones
+pub mod tokenizer;
