@@ -50,6 +50,8 @@ fn expected() -> Vec<Expected> {
     ]
 }
 
+type Shapes = BTreeMap<&'static str, &'static [usize]>;
+
 const FITTING: [(&str, &[usize]); 6] = [
     ("attn.in_proj", &[6, 2]),
     ("logit_scale", &[]),
@@ -59,7 +61,7 @@ const FITTING: [(&str, &[usize]); 6] = [
     ("proj", &[2, 3]),
 ];
 
-fn fitting_but(change: impl Fn(&mut BTreeMap<&str, &'static [usize]>)) -> Checkpoint {
+fn fitting_but(change: &dyn Fn(&mut Shapes)) -> Checkpoint {
     let mut tensors = BTreeMap::from(FITTING);
     change(&mut tensors);
     checkpoint(&tensors.into_iter().collect::<Vec<_>>())
@@ -82,7 +84,7 @@ fn rows_transposes_and_tables_are_read() {
 
 #[test]
 fn what_does_not_fit_is_named_with_what_was_meant() {
-    let refused = |change: &dyn Fn(&mut BTreeMap<&str, &'static [usize]>)| {
+    let refused = |change: &dyn Fn(&mut Shapes)| {
         let error = map().read(&fitting_but(change), &expected()).unwrap_err();
         error.to_string()
     };

@@ -17,9 +17,9 @@ use super::{END, START, TokenizerError};
 /// What a token at the end of a word ends with.
 pub(super) const WORD_END: &str = "</w>";
 
-/// Merges that CLIP uses of its larger file: 49152 tokens less two forms of 256 bytes and the
-/// two special tokens.
-const CLIP_MERGES: usize = 49152 - 512 - 2;
+/// Merges that CLIP uses of its larger file: OpenAI's code subtracts 256 bytes and the two
+/// special tokens from 49152, and not the bytes at a word's end.
+const CLIP_MERGES: usize = 49152 - 256 - 2;
 
 /// The most that a packed vocabulary may unpack to, in bytes; CLIP's has 3 million.
 const LARGEST: u64 = 1 << 26;

@@ -130,7 +130,7 @@ impl KeyMap {
         KeyMapError::Tensor {
             map: self.name,
             name: name.into(),
-            source,
+            source: source.into(),
         }
     }
 }
