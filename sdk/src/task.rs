@@ -156,6 +156,11 @@ pub trait Dataset: Send + Sync {
     /// # Errors
     /// There is no such split.
     fn scores(&self, split: &str) -> Result<Box<dyn Scores + '_>>;
+
+    /// What a user should know of the data before training, one line each.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// Scores that grow batch by batch.
