@@ -25,11 +25,15 @@ mod dropout;
 mod layer_norm;
 mod linear;
 mod packed;
+mod parallel;
 mod pool;
+mod product;
+mod real;
 mod record;
 mod resize;
 mod select;
 mod softmax;
+mod windows;
 
 pub use activation::{gelu, quick_gelu, relu, sigmoid, tanh};
 pub use attention::{Mask, attention};
