@@ -248,9 +248,11 @@ fn resizing() {
 #[test]
 fn pooling() {
     for k in [1, 2, 3] {
-        check(&format!("avg_pool2d {k}"), &[tensor(&[2, 2, 5, 4], 1)], &|t| {
-            ops::avg_pool2d(&t[0], k)
-        });
+        check(
+            &format!("avg_pool2d {k}"),
+            &[tensor(&[2, 2, 5, 4], 1)],
+            &|t| ops::avg_pool2d(&t[0], k),
+        );
     }
 }
 

@@ -15,6 +15,7 @@ mod activation;
 mod attention;
 mod batch_norm;
 mod bce;
+pub mod bench;
 mod broadcast;
 mod check;
 pub mod composed;
