@@ -146,11 +146,6 @@ pub trait Dataset: Send + Sync {
     /// A file is not what it should be.
     fn evaluate(&self, split: &str, indices: &[usize]) -> Result<Batch>;
 
-    /// What the user should know of the data read so far, a line each: sentences that were cut.
-    fn warnings(&self) -> Vec<String> {
-        Vec::new()
-    }
-
     /// Empty scores for a split.
     ///
     /// # Errors

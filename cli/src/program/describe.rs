@@ -142,7 +142,6 @@ fn site(want: &twinspan::sdk::adapter::Want) -> String {
         Want::Pooled { .. } => "the pooled vectors".into(),
         Want::Logits => "the logits of the joint space".into(),
         Want::Parameters { roles, .. } => format!("existing parameters by role: {}", names(roles)),
-        _ => "other places".into(),
     }
 }
 

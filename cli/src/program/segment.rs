@@ -6,7 +6,8 @@ use candle_core::Device;
 use serde::Serialize;
 use twinspan::sdk::file::write_whole;
 use twinspan::tasks::picture;
-use twinspan::tasks::referring_segmentation::{ReferringSegmentation, segment};
+use twinspan::tasks::referring_segmentation::ReferringSegmentation;
+use twinspan::tasks::referring_segmentation::predict::segment;
 
 use super::SegmentArgs;
 use super::failure::{Failure, print, print_json};
