@@ -369,8 +369,11 @@ impl<'a> Params<'a> {
     /// # Errors
     /// Another adapter trains it already.
     pub fn existing(&mut self, slot: &crate::adapter::ParameterSlot) -> Result<()> {
-        let value = match (&slot.value, self.planning) {
-            (Some(value), false) => value.to_dtype(self.dtype)?.to_device(&self.device)?,
+        // What is not in the base was made before any adapter: it moves, with its value.
+        let kept = self.overlay.constants.remove(&slot.name);
+        let value = match (kept, &slot.value, self.planning) {
+            (Some(kept), _, _) => kept.tensor(),
+            (None, Some(value), false) => value.to_dtype(self.dtype)?.to_device(&self.device)?,
             _ => Tensor::zeros(slot.shape.as_slice(), self.dtype, &self.device)?,
         };
         self.insert_trained(slot.name.clone(), &value).map(|_| ())

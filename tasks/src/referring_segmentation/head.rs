@@ -65,6 +65,14 @@ impl AlignmentHead {
 impl Head for AlignmentHead {
     /// Logits `[P, 1, 4h, 4w]` on four times the middle grid.
     fn forward(&self, features: &[Stream], pass: &mut Pass) -> Result<Tensor> {
+        match self.trace(features, pass)?.pop() {
+            Some((_, logits)) => Ok(logits),
+            None => Err(Error::plugin("the head gave nothing")),
+        }
+    }
+
+    /// `neck` and `decoder` `[P, width, h, w]`, `logits`.
+    fn trace(&self, features: &[Stream], pass: &mut Pass) -> Result<Vec<(&'static str, Tensor)>> {
         let maps = self.neck.count();
         let expected = maps + usize::from(self.decoder.is_some()) + 1;
         if features.len() != expected {
@@ -80,10 +88,13 @@ impl Head for AlignmentHead {
             .map(Stream::grid)
             .collect::<candle_core::Result<_>>()?;
         let mut map = self.neck.forward(&maps, state, pass)?;
+        let mut trace = vec![("neck", map.clone())];
         if let Some(decoder) = &self.decoder {
             map = decoder.forward(&map, words, pass)?;
+            trace.push(("decoder", map.clone()));
         }
-        self.projector.forward(&map, state, pass)
+        trace.push(("logits", self.projector.forward(&map, state, pass)?));
+        Ok(trace)
     }
 
     /// Text-to-pixel contrast (section 3.4): the mean binary cross-entropy of
