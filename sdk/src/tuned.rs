@@ -6,7 +6,7 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::adapter::{Adapter, Installed, Slot, Source, Want};
+use crate::adapter::{Adapter, Installed, Slot, Source};
 use crate::backbone::{Encoder, Encoders, Weights, value_in};
 use crate::base::Base;
 use crate::error::{Error, Result};
@@ -77,6 +77,14 @@ pub(crate) struct Assembly {
     pub slots: Vec<Vec<Slot>>,
     /// Existing parameters that an adapter would train but the task cannot reach.
     pub left_out: Vec<String>,
+}
+
+/// The overlay a recipe would make: names and shapes, values of zero. Reads no weights.
+///
+/// # Errors
+/// The recipe does not fit its backbone.
+pub fn planned_overlay(recipe: &Recipe) -> Result<Overlay> {
+    Ok(assemble(recipe, None, &Compute::default())?.overlay)
 }
 
 /// Installs a recipe's adapters and head. Without a base nothing is read and nothing is drawn:
