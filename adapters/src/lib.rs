@@ -2,7 +2,7 @@
 //!
 //! Parameter-efficient adapters for twinspan, one file each. A crate that uses them by name links
 //! them with `use twinspan_adapters as _;`; code that builds them needs only the struct:
-//! `Lora { rank: 16, ..Default::default() }`.
+//! `lora::Lora { rank: 16, ..Default::default() }`.
 //!
 //! | name | what it is | acts on | start | folds |
 //! |---|---|---|---|---|
@@ -13,7 +13,3 @@
 pub mod bridger;
 pub mod lora;
 pub mod unfreeze;
-
-pub use bridger::Bridger;
-pub use lora::Lora;
-pub use unfreeze::Unfreeze;

@@ -29,7 +29,7 @@ use twinspan_sdk::{Error, Result, register};
 /// Low-rank updates of projections.
 ///
 /// ```
-/// use twinspan_adapters::Lora;
+/// use twinspan_adapters::lora::Lora;
 /// use twinspan_sdk::site::{Projection, Sites, Tower};
 ///
 /// let lora = Lora {

@@ -5,9 +5,14 @@ mod toy;
 use candle_core::{D, Tensor};
 use toy::*;
 use twinspan_adapters::bridger::{Bridger, fusion::Fusion, zoom::Zoom};
+use twinspan_sdk::adapter::{Adapter, Idle, Installed, Slot, Want};
+use twinspan_sdk::hooks::{Hooks, StreamHook};
+use twinspan_sdk::parameter::Params;
 use twinspan_sdk::pass::Pass;
 use twinspan_sdk::plan::plan;
-use twinspan_sdk::site::{At, Tap};
+use twinspan_sdk::plugin::{Opt, Plugin};
+use twinspan_sdk::site::{At, EmbedStep, Moment, Tap, Tower};
+use twinspan_sdk::stream::Stream;
 use twinspan_sdk::topology::{StreamInfo, Topology};
 use twinspan_sdk::tuned::Tuned;
 use twinspan_sdk::{Error, Result};
@@ -108,87 +113,250 @@ fn weights_have_the_released_shapes() {
     );
 }
 
-/// What the first bridge of a gated model adds, from its equation.
-fn gated(model: &Tuned, map: &Tensor, words: &Tensor) -> (Tensor, Tensor) {
-    let of = |name: &str| {
-        let trained = &model.overlay.trained[&format!("bridger.{name}")];
+/// The bridge's equation in plain tensor operations, for two heads at a first stage.
+struct Plain<'a>(&'a Tuned);
+
+impl Plain<'_> {
+    fn of(&self, name: &str) -> Tensor {
+        let trained = &self.0.overlay.trained[&format!("bridger.{name}")];
         trained.var.as_detached_tensor()
-    };
-    let linear = |x: &Tensor, name: &str| {
-        let w = of(&format!("{name}.weight"));
+    }
+
+    fn linear(&self, x: &Tensor, name: &str) -> Tensor {
+        let w = self.of(&format!("{name}.weight"));
         let y = x.broadcast_matmul(&w.t().unwrap()).unwrap();
-        y.broadcast_add(&of(&format!("{name}.bias"))).unwrap()
-    };
-    let normed = |x: Tensor, name: &str| {
-        // Running statistics at their start: mean 0, variance 1.
-        let w = (of(&format!("{name}.norm.weight")) / (1.0f64 + 1e-5).sqrt()).unwrap();
-        let y = x.broadcast_mul(&w).unwrap();
-        let y = y.broadcast_add(&of(&format!("{name}.norm.bias"))).unwrap();
-        y.relu().unwrap()
-    };
-    let gate = |x: &Tensor, other: &Tensor, name: &str| {
-        let project = |x: &Tensor, what: &str| linear(x, &format!("{name}.cross.{what}"));
-        let (q, k, v) = (
-            project(x, "query"),
-            project(other, "key"),
-            project(other, "value"),
-        );
-        let heads: Vec<Tensor> = [0, 2]
-            .iter()
-            .map(|start| {
-                let head = |t: &Tensor| t.narrow(2, *start, 2).unwrap().contiguous().unwrap();
-                let scores = head(&q).matmul(&head(&k).t().unwrap().contiguous().unwrap());
-                let e = (scores.unwrap() / 2f64.sqrt()).unwrap().exp().unwrap();
-                let p = e.broadcast_div(&e.sum_keepdim(D::Minus1).unwrap()).unwrap();
-                p.matmul(&head(&v)).unwrap()
-            })
-            .collect();
-        let y = linear(
-            &Tensor::cat(&heads, 2).unwrap(),
-            &format!("{name}.cross.output"),
-        );
-        (x * y).unwrap()
-    };
-    let pixels = map
-        .flatten_from(2)
-        .unwrap()
-        .transpose(1, 2)
-        .unwrap()
-        .contiguous()
-        .unwrap();
-    let zoom_in = of("zoom_in.0.conv.weight").flatten_from(1).unwrap();
-    let v = pixels.broadcast_matmul(&zoom_in.t().unwrap()).unwrap();
-    let v = normed(v, "zoom_in.0");
-    let t = linear(words, "linear_in.0");
-    let zoom_out = of("zoom_out.0.conv.weight").flatten_from(1).unwrap();
-    let seen = gate(&v, &t, "fusion_vision.0")
-        .broadcast_matmul(&zoom_out)
-        .unwrap();
-    let added_v = normed(seen, "zoom_out.0");
-    let added_t = linear(&gate(&t, &v, "fusion_text.0"), "linear_out.0");
-    (added_v, added_t)
+        y.broadcast_add(&self.of(&format!("{name}.bias"))).unwrap()
+    }
+
+    /// A 1x1 convolution on pixels, with batch norm (its statistics at their start) and ReLU
+    /// where there is one.
+    fn zoom(&self, x: &Tensor, name: &str, transposed: bool) -> Tensor {
+        let w = self
+            .of(&format!("{name}.conv.weight"))
+            .flatten_from(1)
+            .unwrap();
+        let w = if transposed { w } else { w.t().unwrap() };
+        let y = x.broadcast_matmul(&w).unwrap();
+        if !self
+            .0
+            .overlay
+            .trained
+            .contains_key(&format!("bridger.{name}.norm.weight"))
+        {
+            return y;
+        }
+        let w = (self.of(&format!("{name}.norm.weight")) / (1.0f64 + 1e-5).sqrt()).unwrap();
+        let y = y.broadcast_mul(&w).unwrap();
+        y.broadcast_add(&self.of(&format!("{name}.norm.bias")))
+            .unwrap()
+            .relu()
+            .unwrap()
+    }
+
+    fn layer_norm(&self, x: Tensor, name: &str) -> Tensor {
+        let x = x
+            .broadcast_sub(&x.mean_keepdim(D::Minus1).unwrap())
+            .unwrap();
+        let var = x.sqr().unwrap().mean_keepdim(D::Minus1).unwrap();
+        let y = x
+            .broadcast_div(&(var + 1e-5).unwrap().sqrt().unwrap())
+            .unwrap();
+        let y = y
+            .broadcast_mul(&self.of(&format!("{name}.weight")))
+            .unwrap();
+        y.broadcast_add(&self.of(&format!("{name}.bias"))).unwrap()
+    }
+
+    fn attend(&self, x: &Tensor, other: &Tensor, name: &str) -> Tensor {
+        let q = self.linear(x, &format!("{name}.query"));
+        let k = self.linear(other, &format!("{name}.key"));
+        let v = self.linear(other, &format!("{name}.value"));
+        let heads = [0, 2].map(|start| {
+            let head = |t: &Tensor| t.narrow(2, start, 2).unwrap().contiguous().unwrap();
+            let scores = head(&q)
+                .matmul(&head(&k).t().unwrap().contiguous().unwrap())
+                .unwrap();
+            let e = (scores / 2f64.sqrt()).unwrap().exp().unwrap();
+            let p = e.broadcast_div(&e.sum_keepdim(D::Minus1).unwrap()).unwrap();
+            p.matmul(&head(&v)).unwrap()
+        });
+        self.linear(&Tensor::cat(&heads, 2).unwrap(), &format!("{name}.output"))
+    }
+
+    fn fusion(&self, x: &Tensor, other: &Tensor, name: &str) -> Tensor {
+        let part = |what: &str| format!("{name}.{what}");
+        if !self
+            .0
+            .overlay
+            .trained
+            .contains_key(&format!("bridger.{name}.ffn_in.weight"))
+        {
+            return (x * self.attend(x, other, &part("cross"))).unwrap();
+        }
+        let y = self.attend(x, x, &part("self"));
+        let x = self.layer_norm((x + y).unwrap(), &part("self_norm"));
+        let y = self.attend(&x, other, &part("cross"));
+        let x = self.layer_norm((x + y).unwrap(), &part("cross_norm"));
+        let y = self.linear(&x, &part("ffn_in")).relu().unwrap();
+        let y = self.linear(&y, &part("ffn_out"));
+        self.layer_norm((x + y).unwrap(), &part("ffn_norm"))
+    }
+
+    /// What is added to `pixels` and `words`.
+    fn added(&self, pixels: &Tensor, words: &Tensor) -> (Tensor, Tensor) {
+        let v = self.zoom(pixels, "zoom_in.0", false);
+        let t = self.linear(words, "linear_in.0");
+        let seen_v = self.fusion(&v, &t, "fusion_vision.0");
+        let seen_t = self.fusion(&t, &v, "fusion_text.0");
+        (
+            self.zoom(&seen_v, "zoom_out.0", true),
+            self.linear(&seen_t, "linear_out.0"),
+        )
+    }
 }
 
 #[test]
 fn a_stage_adds_its_equation_and_leaves_the_class_token() {
-    let topology = topology(&[token_stream(6, GRID); 3], 5);
+    for stream in [token_stream(6, GRID), map_stream(6, GRID)] {
+        let topology = topology(&[stream; 3], 5);
+        let first = Bridger {
+            stages: vec![1],
+            ..small(4)
+        };
+        let model = model(&topology, first, taps(0)).unwrap();
+        shake(&model, |_| true);
+        let batch = batch(GRID);
+        let before = features(&bare(&topology, taps(0)), &batch, &mut Pass::predict());
+        let after = features(&model, &batch, &mut Pass::predict());
+        let pixels = |x: &Tensor| match stream.map {
+            true => x
+                .flatten_from(2)
+                .unwrap()
+                .transpose(1, 2)
+                .unwrap()
+                .contiguous()
+                .unwrap(),
+            false => x.narrow(1, 1, 6).unwrap().contiguous().unwrap(),
+        };
+        let (added_v, added_t) = Plain(&model).added(&pixels(&before[0]), &before[1]);
+        assert!(largest(&added_v) > 1e-3 && largest(&added_t) > 1e-3);
+        let moved = (&after[0] - &before[0]).unwrap();
+        assert!(largest_difference(&pixels(&moved), &added_v) < 1e-12);
+        assert!(largest_difference(&(&after[1] - &before[1]).unwrap(), &added_t) < 1e-12);
+        if !stream.map {
+            assert_eq!(largest(&moved.narrow(1, 0, 1).unwrap()), 0.0);
+        }
+    }
+}
+
+#[test]
+fn starts_are_the_released_ones() {
+    let topology = topology(&[token_stream(40, GRID); 3], 30);
+    let model = model(
+        &topology,
+        Bridger {
+            heads: 4,
+            ..with(32)
+        },
+        ends(),
+    )
+    .unwrap();
+    let value = |name: &str| {
+        let trained = &model.overlay.trained[&format!("bridger.{name}")];
+        trained.var.as_detached_tensor().flatten_all().unwrap()
+    };
+    let spread = |name: &str| {
+        let square = value(name).sqr().unwrap().mean_all().unwrap();
+        square.to_scalar::<f64>().unwrap().sqrt()
+    };
+    let near = |name: &str, std: f64| {
+        assert!(
+            (spread(name) / std - 1.0).abs() < 0.1,
+            "{name}: {}",
+            spread(name)
+        );
+    };
+    near("zoom_in.0.conv.weight", (2.0 / 32f64).sqrt());
+    near("zoom_out.0.conv.weight", (2.0 / 32f64).sqrt());
+    near("zoom_in.2.conv.weight", (2.0 / 40f64).sqrt());
+    near("zoom_out.2.conv.weight", (2.0 / 40f64).sqrt());
+    near("linear_in.1.weight", 0.02);
+    near("linear_out.1.weight", 0.02);
+    near("fusion_text.1.cross.output.weight", 0.02);
+    // Uniform in ±√(6/(d + 3d)): torch draws query, key and value as one matrix.
+    let bound = (6.0 / 128f64).sqrt();
+    near("fusion_text.1.cross.query.weight", bound / 3f64.sqrt());
+    assert!(largest(&value("fusion_text.1.cross.key.weight")) <= bound);
+    for name in [
+        "linear_in.1.bias",
+        "fusion_text.1.cross.value.bias",
+        "zoom_in.1.norm.bias",
+    ] {
+        assert_eq!(largest(&value(name)), 0.0, "{name}");
+    }
+}
+
+#[test]
+fn prompts_are_neither_read_nor_changed() {
+    let topology = topology(&[token_stream(6, GRID); 2], 5);
+    let run = |adapters| {
+        let model = tuned(
+            &recipe(Toy::new(topology.clone()), adapters, taps(0)),
+            base(&topology),
+        );
+        features(&model.unwrap(), &batch(GRID), &mut Pass::predict()).remove(1)
+    };
     let first = Bridger {
         stages: vec![1],
         ..small(4)
     };
-    let model = model(&topology, first, taps(0)).unwrap();
-    shake(&model, |_| true);
-    let batch = batch(GRID);
-    let before = features(&bare(&topology, taps(0)), &batch, &mut Pass::predict());
-    let after = features(&model, &batch, &mut Pass::predict());
-    let patches = before[0].narrow(1, 1, 6).unwrap().transpose(1, 2).unwrap();
-    let map = patches.reshape((2, 6, GRID.0, GRID.1)).unwrap();
-    let (added_v, added_t) = gated(&model, &map, &before[1]);
-    assert!(largest(&added_v) > 1e-3 && largest(&added_t) > 1e-3);
-    let moved = (&after[0] - &before[0]).unwrap();
-    assert_eq!(largest(&moved.narrow(1, 0, 1).unwrap()), 0.0);
-    assert!(largest_difference(&moved.narrow(1, 1, 6).unwrap(), &added_v) < 1e-12);
-    assert!(largest_difference(&(&after[1] - &before[1]).unwrap(), &added_t) < 1e-12);
+    let both = |first: Bridger| {
+        let mut adapters = adapter(Context {});
+        adapters.extend(adapter(first));
+        adapters
+    };
+    let without = run(adapter(first.clone()));
+    let with = run(both(first));
+    let prompted = run(adapter(Context {}));
+    let part = |x: &Tensor, start, len| x.narrow(1, start, len).unwrap();
+    assert_eq!(
+        largest_difference(&part(&with, 1, 2), &part(&prompted, 1, 2)),
+        0.0
+    );
+    assert!(largest_difference(&part(&with, 0, 1), &part(&without, 0, 1)) < 1e-12);
+    assert!(largest_difference(&part(&with, 3, 4), &part(&without, 1, 4)) < 1e-12);
+}
+
+/// Two tokens put in behind the first word.
+#[derive(Default, serde::Serialize, serde::Deserialize)]
+struct Context {}
+
+impl Plugin for Context {
+    const NAME: &'static str = "context";
+    const ABOUT: &'static str = "";
+    const OPTIONS: &'static [Opt] = &[];
+}
+
+impl Adapter for Context {
+    fn wants(&self) -> Vec<Want> {
+        vec![Want::Streams {
+            tower: Tower::Text,
+            moments: vec![Moment::Embed(EmbedStep::Positions)],
+        }]
+    }
+
+    fn install(&self, slots: &[Slot], _: &mut Params, hooks: &mut Hooks) -> Result<Installed> {
+        for slot in slots.iter().filter_map(Slot::stream) {
+            hooks.stream(slot, Context {});
+        }
+        Ok(Box::new(Idle))
+    }
+}
+
+impl StreamHook for Context {
+    fn forward(&self, stream: Stream, _: &mut Pass) -> Result<Stream> {
+        Ok(stream.insert(1, &random("context", &[1, 2, 5], 1.0), "context")?)
+    }
 }
 
 #[test]

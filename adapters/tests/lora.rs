@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 use toy::*;
-use twinspan_adapters::Lora;
+use twinspan_adapters::lora::Lora;
 use twinspan_sdk::pass::Pass;
 use twinspan_sdk::site::{Projection, Sites};
 use twinspan_sdk::topology::{Shape, Topology};
