@@ -59,7 +59,7 @@ pub struct Bridger {
     /// How the vision stream comes to `dim` channels on the middle grid and back.
     pub zoom: Zoom,
     /// Dropout of the transformer fusion.
-    pub dropout: f32,
+    pub dropout: f64,
 }
 
 impl Default for Bridger {

@@ -54,7 +54,7 @@ pub struct Lora {
     /// Scale α/√r in place of α/r.
     pub rslora: bool,
     /// Dropout on what A reads.
-    pub dropout: f32,
+    pub dropout: f64,
     /// Learning rate of B over that of A.
     pub rate_ratio: f64,
     /// Where.
@@ -186,7 +186,7 @@ struct LowRank {
     a: Parameter,
     b: Parameter,
     scale: f64,
-    dropout: f32,
+    dropout: f64,
     shape: Shape,
 }
 

@@ -97,7 +97,9 @@ impl Etris {
 
         let mut overlay = BTreeMap::new();
         for name in planned.tensors().into_keys() {
-            let weight = read.get(&name).ok_or(Error::WeightMissing { name: name.clone() })?;
+            let weight = read
+                .get(&name)
+                .ok_or(Error::WeightMissing { name: name.clone() })?;
             overlay.insert(name, weight.tensor(weight.dtype(), &Device::Cpu)?);
         }
         let in_base: Vec<&str> = topology
@@ -152,7 +154,12 @@ pub fn import(
     Ok(Imported {
         kind: etris.kind,
         values: tuned.topology.parameter_count()
-            + tuned.overlay.tensors().values().map(Tensor::elem_count).sum::<usize>(),
+            + tuned
+                .overlay
+                .tensors()
+                .values()
+                .map(Tensor::elem_count)
+                .sum::<usize>(),
         trained: trained.map(|t| t.var.elem_count()).sum(),
     })
 }
@@ -192,7 +199,12 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
         return std::fs::copy(from, to).map(|_| ());
     }
     std::fs::create_dir(to)?;
-    for name in ["vocab.json", "merges.txt", "tokenizer.json", "bpe_simple_vocab_16e6.txt.gz"] {
+    for name in [
+        "vocab.json",
+        "merges.txt",
+        "tokenizer.json",
+        "bpe_simple_vocab_16e6.txt.gz",
+    ] {
         if from.join(name).is_file() {
             std::fs::copy(from.join(name), to.join(name))?;
         }

@@ -141,8 +141,15 @@ fn losses_and_gradients_equal_the_released_code() {
                 .map(|(i, g)| g * noise(&probe_name, i))
                 .sum();
             // A gradient of zero (a batch norm cancels it) has no norm to compare with.
-            let scale = if expected.norm < 1e-9 { 1.0 } else { expected.norm };
-            let off = (norm - expected.norm).abs().max((probe - expected.probe).abs()) / scale;
+            let scale = if expected.norm < 1e-9 {
+                1.0
+            } else {
+                expected.norm
+            };
+            let off = (norm - expected.norm)
+                .abs()
+                .max((probe - expected.probe).abs())
+                / scale;
             assert!(off < 1e-5, "{name} {key}: {off:.1e}");
         }
 

@@ -31,7 +31,9 @@ pub fn squares(size: usize, words: usize) -> Result<Batch> {
     }
     let images = Tensor::from_vec(pixels, (2, 3, size, size), &Device::Cpu)?;
     let target = Tensor::from_vec(truth, (2, 1, size, size), &Device::Cpu)?;
-    let ids = (0..2 * words as u32).map(|i| i % 13 + 1).collect::<Vec<_>>();
+    let ids = (0..2 * words as u32)
+        .map(|i| i % 13 + 1)
+        .collect::<Vec<_>>();
     let tokens = Tensor::from_vec(ids, (2, words), &Device::Cpu)?.to_dtype(DType::U32)?;
     Batch::aligned(images, tokens, Some(target))
 }

@@ -51,7 +51,7 @@ impl Mixer {
         fusion: Fusion,
         dim: usize,
         heads: usize,
-        dropout: f32,
+        dropout: f64,
     ) -> Result<Self> {
         Ok(match fusion {
             Fusion::Transformer => {
@@ -77,7 +77,7 @@ fn attention(
     name: &str,
     dim: usize,
     heads: usize,
-    dropout: f32,
+    dropout: f64,
 ) -> Result<Attention> {
     Attention::make(&mut params.within(name), dim, dim, heads, dropout, START)
 }
@@ -91,11 +91,11 @@ pub(super) struct Decoder {
     ffn_in: Linear,
     ffn_out: Linear,
     ffn_norm: LayerNorm,
-    dropout: f32,
+    dropout: f64,
 }
 
 impl Decoder {
-    fn make(params: &mut Params, dim: usize, heads: usize, dropout: f32) -> Result<Self> {
+    fn make(params: &mut Params, dim: usize, heads: usize, dropout: f64) -> Result<Self> {
         Ok(Self {
             itself: attention(params, "self", dim, heads, dropout)?,
             itself_norm: LayerNorm::make(&mut params.within("self_norm"), dim)?,

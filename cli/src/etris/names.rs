@@ -41,15 +41,34 @@ impl Names<'_> {
                     false => self.conv_block(&here, &there),
                 }
             }
-            self.parts(&format!("bridger.linear_in.{i}"), &format!("bridger.linear1.{i}"), LAYER);
-            self.parts(&format!("bridger.linear_out.{i}"), &format!("bridger.linear2.{i}"), LAYER);
+            self.parts(
+                &format!("bridger.linear_in.{i}"),
+                &format!("bridger.linear1.{i}"),
+                LAYER,
+            );
+            self.parts(
+                &format!("bridger.linear_out.{i}"),
+                &format!("bridger.linear2.{i}"),
+                LAYER,
+            );
             if i > 0 {
                 let before = i - 1;
-                self.parts(&format!("bridger.norm_vision.{i}"), &format!("bridger.ln_v.{before}"), NORM);
-                self.parts(&format!("bridger.norm_text.{i}"), &format!("bridger.ln_t.{before}"), NORM);
+                self.parts(
+                    &format!("bridger.norm_vision.{i}"),
+                    &format!("bridger.ln_v.{before}"),
+                    NORM,
+                );
+                self.parts(
+                    &format!("bridger.norm_text.{i}"),
+                    &format!("bridger.ln_t.{before}"),
+                    NORM,
+                );
             }
             for (here, there) in [("fusion_vision", "fusion_v"), ("fusion_text", "fusion_t")] {
-                let (here, there) = (format!("bridger.{here}.{i}"), format!("bridger.{there}.{i}"));
+                let (here, there) = (
+                    format!("bridger.{here}.{i}"),
+                    format!("bridger.{there}.{i}"),
+                );
                 self.attention(&format!("{here}.cross"), &format!("{there}.multihead_attn"));
                 if resnet {
                     self.attention(&format!("{here}.self"), &format!("{there}.self_attn"));
@@ -60,7 +79,11 @@ impl Names<'_> {
                         ("ffn_in", "linear1"),
                         ("ffn_out", "linear2"),
                     ] {
-                        self.parts(&format!("{here}.{ours}"), &format!("{there}.{theirs}"), LAYER);
+                        self.parts(
+                            &format!("{here}.{ours}"),
+                            &format!("{there}.{theirs}"),
+                            LAYER,
+                        );
                     }
                 }
             }
@@ -70,7 +93,10 @@ impl Names<'_> {
     fn neck(&mut self) {
         for i in 0..3 {
             let level = i + 3;
-            self.conv_block(&format!("head.neck.maps.{i}"), &format!("neck.f{level}_proj"));
+            self.conv_block(
+                &format!("head.neck.maps.{i}"),
+                &format!("neck.f{level}_proj"),
+            );
             self.attention(
                 &format!("head.neck.gates.{i}"),
                 &format!("neck.fusion{level}.multihead_attn"),
@@ -84,9 +110,18 @@ impl Names<'_> {
 
     fn decoder(&mut self, sizes: &Sizes) {
         for i in 0..sizes.decoder_layers {
-            let (here, there) = (format!("head.decoder.layers.{i}"), format!("decoder.layers.{i}"));
-            self.attention(&format!("{here}.self_attention"), &format!("{there}.self_attn"));
-            self.attention(&format!("{here}.cross_attention"), &format!("{there}.multihead_attn"));
+            let (here, there) = (
+                format!("head.decoder.layers.{i}"),
+                format!("decoder.layers.{i}"),
+            );
+            self.attention(
+                &format!("{here}.self_attention"),
+                &format!("{there}.self_attn"),
+            );
+            self.attention(
+                &format!("{here}.cross_attention"),
+                &format!("{there}.multihead_attn"),
+            );
             for (ours, theirs) in [
                 ("self_attention.norm_in", "norm1"),
                 ("self_attention.norm_out", "self_attn_norm"),
@@ -97,7 +132,11 @@ impl Names<'_> {
                 ("feed_forward.norm", "ffn.3"),
                 ("feed_forward.down", "ffn.4"),
             ] {
-                self.parts(&format!("{here}.{ours}"), &format!("{there}.{theirs}"), LAYER);
+                self.parts(
+                    &format!("{here}.{ours}"),
+                    &format!("{there}.{theirs}"),
+                    LAYER,
+                );
             }
         }
         self.parts("head.decoder.norm", "decoder.norm", NORM);
@@ -112,8 +151,10 @@ impl Names<'_> {
 
     fn parts(&mut self, here: &str, there: &str, parts: &[&str]) {
         for part in parts {
-            self.entries
-                .push(Entry::whole(format!("{here}.{part}"), format!("{there}.{part}")));
+            self.entries.push(Entry::whole(
+                format!("{here}.{part}"),
+                format!("{there}.{part}"),
+            ));
         }
     }
 
@@ -143,6 +184,10 @@ impl Names<'_> {
             let own_bias = format!("{here}.{name}.bias");
             self.entries.push(Entry::whole(own_bias, &bias).rows(rows));
         }
-        self.parts(&format!("{here}.output"), &format!("{there}.out_proj"), LAYER);
+        self.parts(
+            &format!("{here}.output"),
+            &format!("{there}.out_proj"),
+            LAYER,
+        );
     }
 }

@@ -110,7 +110,10 @@ impl Sizes {
             ("use", "bridger".to()),
             ("dim", self.dim.to()),
             ("heads", self.bridge_heads.to()),
-            ("stages", (1..=self.stages).map(usize::to).collect::<Vec<_>>().into()),
+            (
+                "stages",
+                (1..=self.stages).map(usize::to).collect::<Vec<_>>().into(),
+            ),
         ]);
         let positions = table([
             ("use", "unfreeze".to()),
@@ -125,7 +128,10 @@ impl Sizes {
         ]);
         table([
             ("backbone", backbone.into()),
-            ("adapter", vec![Value::from(bridger), positions.into()].into()),
+            (
+                "adapter",
+                vec![Value::from(bridger), positions.into()].into(),
+            ),
             ("task", task.into()),
         ])
     }
@@ -241,4 +247,3 @@ fn table<const N: usize>(entries: [(&str, Value); N]) -> Table {
         .map(|(key, value)| (key.to_string(), value))
         .collect()
 }
-

@@ -32,7 +32,9 @@ fn weight(name: &str, shape: &[usize]) -> Vec<f64> {
         _ => v * (3.0 / fan as f64).sqrt(),
     };
     let n = shape.iter().product();
-    (0..n).map(|i| f64::from(value(noise(name, i)) as f32)).collect()
+    (0..n)
+        .map(|i| f64::from(value(noise(name, i)) as f32))
+        .collect()
 }
 
 #[derive(Deserialize)]
@@ -83,7 +85,9 @@ impl Golden {
     /// The state dict, as a checkpoint.
     pub fn checkpoint(&self) -> Checkpoint {
         let tensors = self.weights.iter();
-        let frozen = tensors.map(|(n, t)| (n.clone(), Frozen::dense(t))).collect();
+        let frozen = tensors
+            .map(|(n, t)| (n.clone(), Frozen::dense(t)))
+            .collect();
         Checkpoint::from_frozen(PathBuf::from("golden"), frozen)
     }
 
@@ -112,11 +116,12 @@ impl Golden {
 /// Names and shapes are the released model's after loading; CLIP's own weights are drawn under
 /// CLIP's names, and a ViT's positions before they are resized.
 fn drawn(name: &str, shape: &[usize], native: Option<usize>) -> Tensor {
-    let clip = name.strip_prefix("backbone.").filter(|n| !n.contains("attnpool.connect"));
+    let clip = name
+        .strip_prefix("backbone.")
+        .filter(|n| !n.contains("attnpool.connect"));
     let source = clip.map_or(name.to_string(), |n| format!("clip.{n}"));
-    let tensor = |values: Vec<f64>, shape: &[usize]| {
-        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
-    };
+    let tensor =
+        |values: Vec<f64>, shape: &[usize]| Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
     if name.ends_with("num_batches_tracked") {
         return Tensor::zeros(shape, DType::I64, &Device::Cpu).unwrap();
     }
@@ -144,5 +149,8 @@ pub fn relative(got: &Tensor, expected: &Tensor) -> f64 {
     let largest = expected.iter().fold(0f64, |m, x| m.max(x.abs()));
     let differences = got.iter().zip(&expected).map(|(a, b)| (a - b).abs());
     // f64::max drops a NaN; a difference that is none must not pass.
-    differences.fold(0f64, |m, d| if d.is_nan() { f64::INFINITY } else { m.max(d) }) / largest
+    differences.fold(
+        0f64,
+        |m, d| if d.is_nan() { f64::INFINITY } else { m.max(d) },
+    ) / largest
 }

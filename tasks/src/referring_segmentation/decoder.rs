@@ -78,7 +78,7 @@ struct Layer {
     self_attention: Branch,
     cross_attention: Branch,
     feed_forward: FeedForward,
-    dropout: f32,
+    dropout: f64,
 }
 
 impl Layer {
@@ -91,7 +91,7 @@ impl Layer {
             self_attention,
             cross_attention,
             feed_forward: FeedForward::make(task, &mut params.within("feed_forward"))?,
-            dropout: task.dropout as f32,
+            dropout: task.dropout,
         })
     }
 
@@ -139,7 +139,7 @@ struct Branch {
 
 impl Branch {
     fn make(task: &ReferringSegmentation, memory: usize, params: &mut Params) -> Result<Self> {
-        let (width, dropout) = (task.width, task.dropout as f32);
+        let (width, dropout) = (task.width, task.dropout);
         let output = Init::KaimingUniform { fan: width };
         Ok(Self {
             inner: LayerNorm::make(&mut params.within("norm_in"), width)?,
@@ -155,7 +155,7 @@ struct FeedForward {
     up: Linear,
     norm: LayerNorm,
     down: Linear,
-    dropout: f32,
+    dropout: f64,
 }
 
 impl FeedForward {
@@ -166,7 +166,7 @@ impl FeedForward {
             up: Linear::make_uniform(&mut params.within("up"), width, hidden)?,
             norm: LayerNorm::make(&mut params.within("norm"), hidden)?,
             down: Linear::make_uniform(&mut params.within("down"), hidden, width)?,
-            dropout: task.dropout as f32,
+            dropout: task.dropout,
         })
     }
 
