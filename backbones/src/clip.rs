@@ -2,8 +2,8 @@
 //! ResNet.
 //!
 //! Owns the plugin's options and puts the towers together. Sizes and presets are in
-//! `architecture.rs`, the towers in `text.rs`, `vit.rs` and `resnet.rs`, foreign names in
-//! `key_maps.rs`.
+//! `architecture.rs`, the towers in `text.rs`, `vit.rs` and `resnet.rs` (with
+//! `attention_pool.rs`), foreign names in `key_maps.rs`, the tokenizer in `sentences.rs`.
 //!
 //! # Canonical names
 //! `logit_scale`; in both towers `TOWER.blocks.I.attention.{norm,query,key,value,output}` and
@@ -20,6 +20,7 @@
 //! tables `[rows, D]`.
 
 mod architecture;
+mod attention_pool;
 mod key_maps;
 mod resnet;
 mod sentences;
@@ -180,7 +181,7 @@ impl Backbone for Clip {
                 size => size,
             },
             mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
-            std: [0.268_629_54, 0.261_302_58, 0.275_777_11],
+            std: [0.268_629_54, 0.261_302_6, 0.275_777_1],
         }
     }
 

@@ -48,7 +48,8 @@ impl Layer {
         }
     }
 
-    /// A convolution without a bias whose padding keeps the size but for the stride.
+    /// A convolution without a bias, padded by half its kernel; one whose stride is its kernel
+    /// cuts patches and is not padded.
     pub fn conv(
         at: At,
         projection: Projection,

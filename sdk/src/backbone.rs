@@ -132,7 +132,8 @@ pub struct Weights<'a> {
 }
 
 impl<'a> Weights<'a> {
-    pub(crate) fn new(
+    /// The values of `base` and `overlay`, computed with in `dtype` on `device`.
+    pub fn new(
         base: &'a Base,
         overlay: &'a Overlay,
         topology: &'a Topology,

@@ -601,7 +601,8 @@ pub struct Hooks {
 }
 
 impl Hooks {
-    pub(crate) fn new(vision: usize, text: usize) -> Self {
+    /// No hooks, for towers of so many blocks.
+    pub fn new(vision: usize, text: usize) -> Self {
         Self {
             vision: TowerHooks::new(vision),
             text: TowerHooks::new(text),

@@ -1,23 +1,22 @@
 //! CLIP's ResNet.
 //!
-//! Owns the stem, the bottlenecks and the attention pool, as CLIP pools (one vector) and as ETRIS
-//! does (dense, every place its own query).
+//! Owns the stem and the bottlenecks. What lies behind the last of them is
+//! [`attention_pool`](super::attention_pool)'s.
 //!
-//! Sources: <https://github.com/openai/CLIP>, `ModifiedResNet`; for the dense pool the code
-//! released with ETRIS (arXiv 2307.11545).
+//! Source: <https://github.com/openai/CLIP>, `ModifiedResNet`.
 
 use candle_core::Tensor;
 use twinspan_sdk::Result;
 use twinspan_sdk::backbone::{Encoder, Weights};
 use twinspan_sdk::hooks::{BranchView, PlaceHooks, Scale};
-use twinspan_sdk::layers::{BatchNorm, Conv2d, Linear};
-use twinspan_sdk::ops::{self, Conv, Dropout, Interpolation, Mask};
-use twinspan_sdk::parameter::{Init, Parameter};
+use twinspan_sdk::layers::{BatchNorm, Conv2d};
+use twinspan_sdk::ops::{self, Conv};
 use twinspan_sdk::pass::Pass;
-use twinspan_sdk::site::{At, Branch, Projection, Role, Tower};
+use twinspan_sdk::site::{At, Branch, Projection, Tower};
 use twinspan_sdk::stream::Stream;
-use twinspan_sdk::topology::{BlockInfo, BranchInfo, Origin, StreamInfo, TowerTopology};
+use twinspan_sdk::topology::{BlockInfo, BranchInfo, StreamInfo, TowerTopology};
 
+use super::attention_pool::{Pool, PoolShape};
 use super::pictures;
 use crate::declare::{Declared, Layer};
 
@@ -25,13 +24,6 @@ use crate::declare::{Declared, Layer};
 pub(super) const STRIDE: usize = 32;
 /// A bottleneck's output channels over its inner ones.
 const EXPANSION: usize = 4;
-/// The projections of the attention pool.
-const POOL: [Projection; 4] = [
-    Projection::Query,
-    Projection::Key,
-    Projection::Value,
-    Projection::Output,
-];
 /// A convolution that keeps the size: 3x3.
 const AROUND: Conv = Conv {
     stride: 1,
@@ -82,18 +74,16 @@ impl Place {
 }
 
 impl Resnet {
-    /// Channels of the last map, C.
-    fn channels(&self) -> usize {
-        self.width * 8 * EXPANSION
-    }
-
-    fn heads(&self) -> usize {
-        self.channels() / self.head_width
-    }
-
-    /// Side of the last map at the input CLIP was trained on.
-    fn native_side(&self) -> usize {
-        self.native / STRIDE
+    /// The pool over the last map.
+    fn pool(&self) -> PoolShape {
+        let channels = self.width * 8 * EXPANSION;
+        PoolShape {
+            channels,
+            heads: channels / self.head_width,
+            side: self.native / STRIDE,
+            connect: self.connect,
+            joint: self.joint,
+        }
     }
 
     pub fn bottlenecks(&self) -> Vec<Place> {
@@ -139,7 +129,7 @@ impl Resnet {
                 }],
             });
         }
-        self.declare_pool(&mut declared);
+        self.pool().declare(&mut declared);
         let ends = places.iter().filter(|place| {
             let (layer, position) = place.within;
             layer > 0 && position + 1 == self.layers[layer]
@@ -169,29 +159,6 @@ impl Resnet {
         }
     }
 
-    fn declare_pool(&self, declared: &mut Declared) {
-        let channels = self.channels();
-        let used = [At::Final, At::Pooled];
-        let rows = 1 + self.native_side() * self.native_side();
-        let shape = [rows, channels];
-        declared.parameter("vision.pool.position", &shape, Role::Position, &used);
-        for projection in POOL {
-            let output = match projection {
-                Projection::Output => self.joint,
-                _ => channels,
-            };
-            let layer = Layer::linear(At::Final, projection, channels, output);
-            declared.layer(&format!("vision.pool.{projection}"), layer, &used);
-        }
-        if self.connect {
-            let widths = (channels, self.joint);
-            let conv = Layer::conv(At::Final, Projection::Connect, widths, 1, 1);
-            let start = Origin::Fresh(Init::KaimingUniform { fan: channels });
-            declared.layer_from(start, "vision.pool.connect.conv", conv, &[At::Final]);
-            declared.fresh_batch_norm("vision.pool.connect.norm", self.joint, &[At::Final]);
-        }
-    }
-
     pub fn load(&self, weights: &Weights) -> Result<ResnetEncoder> {
         let halve = Conv {
             stride: 2,
@@ -206,7 +173,7 @@ impl Resnet {
                 .iter()
                 .map(|place| Bottleneck::load(weights, place))
                 .collect::<Result<_>>()?,
-            pool: Pool::load(weights, self)?,
+            pool: Pool::load(weights, self.pool())?,
         })
     }
 }
@@ -277,7 +244,7 @@ impl Encoder for ResnetEncoder {
 const CONVOLUTIONS: [Projection; 3] = [Projection::Conv1, Projection::Conv2, Projection::Conv3];
 
 /// A convolution and the batch norm behind it.
-struct ConvNorm {
+pub(super) struct ConvNorm {
     conv: Conv2d,
     norm: BatchNorm,
 }
@@ -292,14 +259,14 @@ impl ConvNorm {
     }
 
     /// `place.conv` and `place.norm`: one by one, without padding.
-    fn load_single(weights: &Weights, place: &str) -> Result<Self> {
+    pub fn load_single(weights: &Weights, place: &str) -> Result<Self> {
         Ok(Self {
             conv: Conv2d::load(weights, &format!("{place}.conv"), Conv::default())?,
             norm: BatchNorm::load(weights, &format!("{place}.norm"))?,
         })
     }
 
-    fn forward(
+    pub fn forward(
         &self,
         projection: Projection,
         x: &Tensor,
@@ -366,96 +333,5 @@ impl Bottleneck {
             1 => x.clone(),
             stride => ops::avg_pool2d(x, stride)?,
         })
-    }
-}
-
-/// CLIP's attention pool over a map `[B, C, H, W]`.
-struct Pool {
-    /// `[1 + n², C]`: the mean's, then those of the grid CLIP was trained on.
-    positions: Parameter,
-    side: usize,
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    output: Linear,
-    heads: usize,
-    connect: Option<ConvNorm>,
-}
-
-impl Pool {
-    fn load(weights: &Weights, shape: &Resnet) -> Result<Self> {
-        let [query, key, value, output] =
-            POOL.map(|p| Linear::load(weights, &format!("vision.pool.{p}")));
-        let connect = || ConvNorm::load_single(weights, "vision.pool.connect");
-        Ok(Self {
-            positions: weights.parameter("vision.pool.position")?,
-            side: shape.native_side(),
-            query: query?,
-            key: key?,
-            value: value?,
-            output: output?,
-            heads: shape.heads(),
-            connect: shape.connect.then(connect).transpose()?,
-        })
-    }
-
-    fn dense(&self, map: &Tensor, hooks: &PlaceHooks, pass: &mut Pass) -> Result<Tensor> {
-        let (batch, _, rows, columns) = map.dims4()?;
-        let table = self.positions.tensor(pass)?;
-        let places = self.places(map, &table)?;
-        let pooled = self.attend(&places, &places, hooks, pass)?;
-        let pooled = pooled
-            .transpose(1, 2)?
-            .reshape((batch, (), rows, columns))?;
-        let Some(connect) = &self.connect else {
-            return Ok(pooled);
-        };
-        let residual = connect.forward(Projection::Connect, map, hooks, pass)?;
-        Ok(ops::relu(&ops::add(&pooled, &residual)?)?)
-    }
-
-    fn mean(&self, map: &Tensor, hooks: &PlaceHooks, pass: &mut Pass) -> Result<Tensor> {
-        let table = self.positions.tensor(pass)?;
-        // The map is square, as the input is.
-        let mean = ops::avg_pool2d(map, map.dim(3)?)?;
-        let mean = mean.flatten_from(2)?.transpose(1, 2)?;
-        let mean = ops::add(&mean, &table.narrow(0, 0, 1)?)?;
-        let all = ops::concat(&mean, &self.places(map, &table)?, 1)?;
-        let pooled = self.attend(&mean, &all, hooks, pass)?;
-        Ok(pooled.squeeze(1)?)
-    }
-
-    /// Every place of the map with its position, `[B, H·W, C]`; the table is resized to the map
-    /// where CLIP was trained on another.
-    fn places(&self, map: &Tensor, table: &Tensor) -> Result<Tensor> {
-        let (_, channels, rows, columns) = map.dims4()?;
-        let side = self.side;
-        let mut positions = table.narrow(0, 1, side * side)?;
-        if (rows, columns) != (side, side) {
-            let grid = positions.t()?.reshape((1, channels, side, side))?;
-            let grid = ops::resize(&grid, (rows, columns), Interpolation::Bicubic, false)?;
-            positions = grid.reshape((channels, rows * columns))?.t()?;
-        }
-        let places = map.flatten_from(2)?.transpose(1, 2)?;
-        Ok(ops::add(&places, &positions)?)
-    }
-
-    fn attend(
-        &self,
-        queries: &Tensor,
-        memory: &Tensor,
-        hooks: &PlaceHooks,
-        pass: &mut Pass,
-    ) -> Result<Tensor> {
-        let query = hooks.projection(Projection::Query);
-        let query = query.forward(&self.query, queries, pass)?;
-        let key = hooks.projection(Projection::Key);
-        let key = key.forward(&self.key, memory, pass)?;
-        let value = hooks.projection(Projection::Value);
-        let value = value.forward(&self.value, memory, pass)?;
-        let (mask, whole) = (Mask::default(), Dropout::default());
-        let mixed = ops::attention(&query, &key, &value, self.heads, mask, whole)?;
-        let output = hooks.projection(Projection::Output);
-        output.forward(&self.output, &mixed, pass)
     }
 }
