@@ -18,7 +18,7 @@ use twinspan_sdk::site::{At, Branch, Projection, Tower};
 use twinspan_sdk::stream::Stream;
 use twinspan_sdk::topology::{BlockInfo, BranchInfo, StreamInfo};
 
-use crate::declare::{Declared, Layer};
+use twinspan_sdk::declare::{Declared, Layer};
 
 /// The nonlinearity inside an MLP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,15 +105,6 @@ impl BlockShape {
             ],
         }
     }
-}
-
-/// The last block of each third of `blocks`; of fewer than three, each block.
-pub fn thirds(blocks: usize) -> Vec<usize> {
-    let mut ends: Vec<usize> = (1..=3)
-        .filter_map(|k| (k * blocks / 3).checked_sub(1))
-        .collect();
-    ends.dedup();
-    ends
 }
 
 /// One block: x + attention(norm(x)), then x + mlp(norm(x)).

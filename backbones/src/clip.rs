@@ -35,9 +35,8 @@ use serde::{Deserialize, Serialize};
 use twinspan_sdk::backbone::{Backbone, Encoder, Encoders, Preparation, Weights};
 use twinspan_sdk::key_map::KeyMap;
 use twinspan_sdk::plugin::{Opt, Plugin};
-use twinspan_sdk::site::{At, Role};
 use twinspan_sdk::tokenizer::Tokenizer;
-use twinspan_sdk::topology::{Origin, ParameterInfo, Topology};
+use twinspan_sdk::topology::Topology;
 use twinspan_sdk::{Error, Result, register};
 
 pub use architecture::{Architecture, Preset, ResnetSizes, TextSizes, VisionSizes, VitSizes};
@@ -134,22 +133,11 @@ impl Clip {
 impl Backbone for Clip {
     fn topology(&self) -> Result<Topology> {
         let model = self.model()?;
-        Ok(Topology {
-            vision: match &model.vision {
-                Vision::Vit(vit) => vit.topology(),
-                Vision::Resnet(resnet) => resnet.topology(),
-            },
-            text: model.text.topology(),
-            joint: model.joint,
-            shared: vec![ParameterInfo {
-                name: "logit_scale".into(),
-                shape: Vec::new(),
-                role: Role::Scale,
-                tower: None,
-                used: vec![At::Logits],
-                origin: Origin::Base,
-            }],
-        })
+        let vision = match &model.vision {
+            Vision::Vit(vit) => vit.topology(),
+            Vision::Resnet(resnet) => resnet.topology(),
+        };
+        Ok(Topology::new(vision, model.text.topology(), model.joint))
     }
 
     fn load(&self, weights: &Weights) -> Result<Encoders> {

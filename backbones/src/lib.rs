@@ -7,5 +7,4 @@
 
 pub mod block;
 pub mod clip;
-pub mod declare;
 pub mod tokenizer;

@@ -3,14 +3,8 @@
 //! `cargo run -p twinspan-examples --example own_adapter`
 
 use serde::{Deserialize, Serialize};
-use twinspan::sdk::adapter::{Adapter, Idle, Installed, Slot, Want};
-use twinspan::sdk::hooks::{Affine, Hooks};
-use twinspan::sdk::parameter::{Init, Params};
 use twinspan::sdk::plan::plan;
-use twinspan::sdk::plugin::{Capabilities, Opt, Plugin};
-use twinspan::sdk::recipe::Recipe;
-use twinspan::sdk::site::{Projection, Sites};
-use twinspan::sdk::{Result, register};
+use twinspan::sdk::prelude::*;
 use twinspan_examples::overfit;
 
 /// Scale and shift: γ starts at 1, β at 0, so that the model starts as it was.

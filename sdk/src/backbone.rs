@@ -35,11 +35,14 @@ pub trait Backbone: Send + Sync {
     /// A weight is missing.
     fn load(&self, weights: &Weights) -> Result<Encoders>;
 
-    /// The layouts its weights come in, as key maps onto its canonical names.
+    /// The foreign layouts its weights come in, as key maps onto its canonical names; those
+    /// names themselves are always read.
     ///
     /// # Errors
     /// The options do not fit together.
-    fn layouts(&self) -> Result<Vec<KeyMap>>;
+    fn layouts(&self) -> Result<Vec<KeyMap>> {
+        Ok(Vec::new())
+    }
 
     /// How pictures are prepared for it.
     fn preparation(&self) -> Preparation;

@@ -343,7 +343,12 @@ impl ProjectionHooks {
     ///
     /// # Errors
     /// An operation failed.
-    pub fn forward(&self, operator: &impl Operator, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
+    pub fn forward(
+        &self,
+        operator: &(impl Operator + ?Sized),
+        x: &Tensor,
+        pass: &mut Pass,
+    ) -> Result<Tensor> {
         if self.is_empty() {
             return operator.forward(x, pass);
         }
@@ -386,7 +391,7 @@ impl ProjectionHooks {
     ///
     /// # Errors
     /// [`Error::CannotFold`] with the reason.
-    pub fn fold(&self, operator: &impl Operator, pass: &Pass) -> Result<Folded> {
+    pub fn fold(&self, operator: &(impl Operator + ?Sized), pass: &Pass) -> Result<Folded> {
         if !self.bypass.is_empty() {
             return Err(Error::CannotFold {
                 why: "a path around a projection is not part of its weight",
@@ -410,7 +415,7 @@ impl ProjectionHooks {
         Ok(folded)
     }
 
-    fn updated(&self, operator: &impl Operator, pass: &Pass) -> Result<Tensor> {
+    fn updated(&self, operator: &(impl Operator + ?Sized), pass: &Pass) -> Result<Tensor> {
         let mut weight = operator.weight(pass)?;
         for update in &self.updates {
             weight = ops::add(&weight, &update.delta(pass)?)?;

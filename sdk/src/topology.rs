@@ -145,6 +145,24 @@ pub enum Origin {
 }
 
 impl Topology {
+    /// Two towers and a joint space of width `joint`, with the parameter `logit_scale`.
+    pub fn new(vision: TowerTopology, text: TowerTopology, joint: usize) -> Self {
+        let scale = ParameterInfo {
+            name: "logit_scale".into(),
+            shape: Vec::new(),
+            role: Role::Scale,
+            tower: None,
+            used: vec![At::Logits],
+            origin: Origin::Base,
+        };
+        Self {
+            vision,
+            text,
+            joint,
+            shared: vec![scale],
+        }
+    }
+
     /// The topology of `tower`.
     pub fn tower(&self, tower: Tower) -> &TowerTopology {
         match tower {
@@ -197,4 +215,13 @@ impl ParameterInfo {
     pub fn count(&self) -> usize {
         self.shape.iter().product()
     }
+}
+
+/// The last block of each third of `blocks`; of fewer than three, each block.
+pub fn thirds(blocks: usize) -> Vec<usize> {
+    let mut ends: Vec<usize> = (1..=3)
+        .filter_map(|k| (k * blocks / 3).checked_sub(1))
+        .collect();
+    ends.dedup();
+    ends
 }

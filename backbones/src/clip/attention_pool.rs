@@ -18,7 +18,7 @@ use twinspan_sdk::site::{At, Projection, Role};
 use twinspan_sdk::topology::Origin;
 
 use super::resnet::ConvNorm;
-use crate::declare::{Declared, Layer};
+use twinspan_sdk::declare::{Declared, Layer};
 
 /// The projections of the attention.
 const POOL: [Projection; 4] = [

@@ -18,7 +18,7 @@ use twinspan_sdk::topology::{BlockInfo, BranchInfo, StreamInfo, TowerTopology};
 
 use super::attention_pool::{Pool, PoolShape};
 use super::pictures;
-use crate::declare::{Declared, Layer};
+use twinspan_sdk::declare::{Declared, Layer};
 
 /// Pixels of the input, along a side, for one pixel of the last map.
 pub(super) const STRIDE: usize = 32;

@@ -14,11 +14,11 @@ use twinspan_sdk::parameter::Parameter;
 use twinspan_sdk::pass::Pass;
 use twinspan_sdk::site::{At, Projection, Role, Tower};
 use twinspan_sdk::stream::Stream;
-use twinspan_sdk::topology::{Shape, StreamInfo, TowerTopology};
+use twinspan_sdk::topology::{Shape, StreamInfo, TowerTopology, thirds};
 use twinspan_sdk::{Error, Result};
 
-use crate::block::{Block, BlockShape, thirds};
-use crate::declare::{Declared, Layer};
+use crate::block::{Block, BlockShape};
+use twinspan_sdk::declare::{Declared, Layer};
 
 /// The id that pads; CLIP's own padding and what its tokenizers write.
 const PADDING: u32 = 0;

@@ -15,12 +15,12 @@ use twinspan_sdk::parameter::Parameter;
 use twinspan_sdk::pass::Pass;
 use twinspan_sdk::site::{At, Projection, Role, Tower};
 use twinspan_sdk::stream::{SpanKind, Stream};
-use twinspan_sdk::topology::{Origin, StreamInfo, TowerTopology};
+use twinspan_sdk::topology::{Origin, StreamInfo, TowerTopology, thirds};
 use twinspan_sdk::{Error, Result};
 
 use super::pictures;
-use crate::block::{Block, BlockShape, thirds};
-use crate::declare::{Declared, Layer};
+use crate::block::{Block, BlockShape};
+use twinspan_sdk::declare::{Declared, Layer};
 
 /// The sizes of a vision transformer, checked.
 #[derive(Clone, Copy, Debug)]

@@ -1,12 +1,14 @@
 //! Declaring what a tower is made of while walking through its layers once.
 //!
 //! Owns the lists of projections and parameters that a
-//! [`TowerTopology`](twinspan_sdk::topology::TowerTopology) holds, so that a layer's shape and
+//! [`TowerTopology`](crate::topology::TowerTopology) holds, so that a layer's shape and
 //! names are written in one place. Knows no architecture and loads nothing.
 
-use twinspan_sdk::parameter::Init;
-use twinspan_sdk::site::{At, Projection, Role, Tower};
-use twinspan_sdk::topology::{Origin, ParameterInfo, ProjectionInfo, Shape};
+use crate::parameter::Init;
+use crate::site::{At, Projection, Role, Tower};
+use crate::topology::{
+    BlockInfo, Origin, ParameterInfo, ProjectionInfo, Shape, StreamInfo, TowerTopology, thirds,
+};
 
 /// The projections and parameters of one tower, in the order in which they are declared.
 #[derive(Clone, Debug)]
@@ -45,6 +47,14 @@ impl Layer {
             output,
             shape: Shape::Linear,
             bias: true,
+        }
+    }
+
+    /// A table of embeddings.
+    pub fn embedding(at: At, projection: Projection, vocabulary: usize, output: usize) -> Self {
+        Self {
+            shape: Shape::Embedding,
+            ..Self::linear(at, projection, vocabulary, output).bare()
         }
     }
 
@@ -97,6 +107,25 @@ impl Declared {
             tower,
             projections: Vec::new(),
             parameters: Vec::new(),
+        }
+    }
+
+    /// The tower of these layers and `blocks`: it embeds into the first block's stream, ends in
+    /// the last one's, has a stage at each third of its depth and takes `context` tokens.
+    pub fn into_tower(self, blocks: Vec<BlockInfo>, context: usize) -> TowerTopology {
+        let none = StreamInfo {
+            width: 0,
+            grid: None,
+            map: false,
+        };
+        TowerTopology {
+            embed: blocks.first().map_or(none, |b| b.stream),
+            last: blocks.last().map_or(none, |b| b.stream),
+            stages: thirds(blocks.len()),
+            blocks,
+            context,
+            projections: self.projections,
+            parameters: self.parameters,
         }
     }
 
