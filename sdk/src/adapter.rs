@@ -67,6 +67,7 @@ use crate::site::{At, Branch, Moment, Projection, Role, Sites, Tap, Tower};
 use crate::task::Dataset;
 use crate::tokenizer::Tokenizer;
 use crate::topology::{Shape, StreamInfo};
+use crate::tuned::Tuned;
 
 /// An adapter: small trainable parts beside, between or around frozen weights.
 pub trait Adapter: Send + Sync {
@@ -79,6 +80,7 @@ pub trait Adapter: Send + Sync {
     fn wants(&self) -> Vec<Want>;
 
     /// What the hook in `slot` looks at elsewhere. The order of the towers follows from it.
+    /// Existing parameters have no hook and read nothing.
     fn reads(&self, _slot: &Slot) -> Vec<Tap> {
         Vec::new()
     }
@@ -132,6 +134,9 @@ impl Life for Idle {}
 pub struct Source<'a> {
     /// The frozen weights.
     pub base: &'a Base,
+    /// The model, adapters installed: a forward pass gives what an adapter's hooks read
+    /// (Tip-Adapter's keys are pooled vectors of the training pictures).
+    pub model: &'a Tuned,
     /// The tokenizer, when the recipe names one.
     pub tokenizer: Option<&'a dyn Tokenizer>,
     /// The training data, when there is any.

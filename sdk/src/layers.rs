@@ -270,6 +270,10 @@ impl Operator for Embedding {
         Ok(None)
     }
 
+    fn is_table(&self) -> bool {
+        true
+    }
+
     fn channels(&self) -> Channels {
         Channels::Last
     }

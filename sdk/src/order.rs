@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Error, Result};
-use crate::hooks::Reading;
+use crate::hooks::{Reader, Reading};
 use crate::site::{At, Tap, Tower};
 use crate::topology::Topology;
 
@@ -89,17 +89,22 @@ pub(crate) fn order(topology: &Topology, bridges: &Bridges, readings: &[Reading]
     for reading in readings {
         graph.exists(reading)?;
         let from = graph.point(reading.tap.tower, reading.tap.at);
-        match (reading.reader, reading.bridge) {
-            (Some((tower, at)), _) => {
-                graph.edge(from, Node::Place(tower, at), Some(reading.owner.clone()));
-            }
-            (None, Some((v, t))) => {
-                let hung = bridges.iter().enumerate();
-                for (k, _) in hung.filter(|(_, b)| (b.0, b.1, &b.2) == (v, t, &reading.owner)) {
-                    graph.edge(from, Node::Bridge(k), Some(reading.owner.clone()));
+        let owner = || Some(reading.owner.clone());
+        match reading.reader {
+            Reader::Place(tower, at) => {
+                graph.edge(from, Node::Place(tower, at), owner());
+                // The final layers may serve pooling too.
+                if at == At::Final {
+                    graph.edge(from, Node::Place(tower, At::Pooled), owner());
                 }
             }
-            (None, None) => wanted.push(from),
+            Reader::Bridge(v, t) => {
+                let hung = bridges.iter().enumerate();
+                for (k, _) in hung.filter(|(_, b)| (b.0, b.1, &b.2) == (v, t, &reading.owner)) {
+                    graph.edge(from, Node::Bridge(k), owner());
+                }
+            }
+            Reader::Head => wanted.push(from),
         }
     }
     let needed = graph.ancestors(wanted);
@@ -249,9 +254,10 @@ impl Graph<'_> {
 
     fn steps(&self, sorted: &[Node], readings: &[Reading]) -> Vec<Step> {
         let crosses = |tower: Tower, at: At| {
-            readings
-                .iter()
-                .any(|r| r.reader == Some((tower, at)) && r.tap.tower != tower)
+            readings.iter().any(|r| {
+                let here = |at| r.reader == Reader::Place(tower, at);
+                r.reader.crosses(r.tap) && (here(at) || at == At::Pooled && here(At::Final))
+            })
         };
         let mut expanded: BTreeSet<Tower> = BTreeSet::new();
         let mut steps = Vec::new();
