@@ -67,6 +67,25 @@ impl Order {
     }
 }
 
+/// A cycle in words: of each run through one tower the first place and the last.
+fn around(mut places: Vec<(Tower, At)>) -> String {
+    let n = places.len();
+    let turn = (0..n).find(|i| places[*i].0 != places[(i + n - 1) % n].0);
+    places.rotate_left(turn.unwrap_or(0));
+    let mut out = String::new();
+    for run in places.chunk_by(|a, b| a.0 == b.0) {
+        let name = |(tower, at): &(Tower, At)| format!("{tower}.{at}");
+        let shown = match run {
+            [first, last] => format!("{} → {}", name(first), name(last)),
+            [first, .., last] => format!("{} … {}", name(first), name(last)),
+            all => all.iter().map(name).collect(),
+        };
+        out += &format!("{shown} → ");
+    }
+    let first = places.first().map(|(tower, at)| format!("{tower}.{at}"));
+    out + &first.unwrap_or_default()
+}
+
 struct Graph<'a> {
     topology: &'a Topology,
     bridges: &'a Bridges,
@@ -234,21 +253,13 @@ impl Graph<'_> {
                 adapters.push(owner);
             }
         }
-        let places: Vec<String> = path
-            .iter()
-            .rev()
-            .filter_map(|(n, _)| match n {
-                Node::Place(tower, at) => Some(format!("{tower}.{at}")),
-                Node::Bridge(_) => None,
-            })
-            .collect();
-        let shown = match places.as_slice() {
-            [first, .., last] if places.len() > 4 => format!("{first} … {last} … {first}"),
-            all => all.join(" → "),
-        };
+        let places = path.iter().rev().filter_map(|(n, _)| match n {
+            Node::Place(tower, at) => Some((*tower, *at)),
+            Node::Bridge(_) => None,
+        });
         Error::Cycle {
             adapters,
-            cycle: shown,
+            cycle: around(places.collect()),
         }
     }
 

@@ -3,15 +3,16 @@
 
 mod contracts;
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 use contracts::{Adapters, REORDERED, Seen, distance, features, model, refused};
 use twinspan_sdk::Step;
 use twinspan_sdk::adapter::{Slot, Want};
+use twinspan_sdk::hooks::BranchView;
 use twinspan_sdk::ops;
-use twinspan_sdk::parameter::Params;
+use twinspan_sdk::parameter::{Init, Params};
 use twinspan_sdk::pass::Pass;
 use twinspan_sdk::plan::plan;
-use twinspan_sdk::site::{At, EmbedStep, Moment, Role, Sites, Tap, Tower};
+use twinspan_sdk::site::{At, Branch, EmbedStep, Moment, Projection, Role, Sites, Tap, Tower};
 use twinspan_sdk::stream::Stream;
 use twinspan_sdk::task::Batch;
 use twinspan_sdk::testkit::{By, Look, Scripted, ToyTask, batch, recipe};
@@ -52,11 +53,16 @@ fn reader(
                     By(move |stream: Stream, pass: &mut Pass| {
                         let seen = pass.read(key)?;
                         let (b, d) = (seen.batch()?, seen.data.dims()[seen.data.rank() - 1]);
-                        let mean = seen
-                            .data
-                            .reshape((b, (), d))?
-                            .mean_keepdim(2)?
-                            .mean_keepdim(1)?;
+                        // A number added to every channel would vanish in the next norm.
+                        let spread = Init::Normal(0.5).tensor(
+                            0,
+                            "spread",
+                            &[8, d],
+                            DType::F64,
+                            &Device::Cpu,
+                        )?;
+                        let mean = seen.data.reshape((b, (), d))?.mean_keepdim(1)?;
+                        let mean = ops::linear(&mean, &spread, None)?;
                         Ok(stream.with(ops::add(&stream.data, &mean)?))
                     }),
                 );
@@ -197,8 +203,8 @@ fn a_cycle_names_its_adapters() {
     let both = || vec![bridge().configured(), dense().configured()];
     assert_eq!(
         refused(ToyTask::default(), both),
-        "`dense` and `bridge` cannot be combined: each waits for what the other changes \
-         (vision.blocks.1 … text.final … vision.blocks.1)"
+        "`bridge` and `dense` cannot be combined: each waits for what the other changes \
+         (vision.blocks.1 → text.blocks.2 → text.final → vision.blocks.1)"
     );
     let other = || vec![conditioned().configured(), dense().configured()];
     let message = refused(ToyTask::default(), other);
@@ -217,7 +223,7 @@ fn a_reader_of_its_own_place_is_told_so() {
     };
     assert_eq!(
         refused(ToyTask::default(), narcissus),
-        "`narcissus` reads what waits for itself (vision.blocks.1)"
+        "`narcissus` reads what waits for itself (vision.blocks.1 → vision.blocks.1)"
     );
 }
 
@@ -518,4 +524,86 @@ fn a_batch_with_a_pair_outside_is_refused() {
     let outside = batch(1, 2, &[(1, 0)], 1).unwrap();
     let error = tuned.forward(&outside, &mut Pass::predict()).unwrap_err();
     assert!(error.to_string().contains("the pair (1, 0)"), "{error}");
+}
+
+#[test]
+fn hooks_of_every_shape_read_what_the_head_would() {
+    // A branch reads final words (DenseAligner), a bypass reads a block of the other tower
+    // (CoLA), and one in the joint projection delays pooling too.
+    let taps = |slot: &Slot| match slot {
+        Slot::Branch(_) => vec![Tap::text(At::Final)],
+        Slot::Projection(s) if s.at == At::Final => vec![Tap::text(At::Pooled)],
+        Slot::Projection(_) => vec![Tap::text(At::Block(0))],
+        _ => vec![],
+    };
+    let sites = |blocks: &[usize]| Sites {
+        towers: vec![Vision],
+        blocks: blocks.to_vec(),
+        ..Sites::default()
+    };
+    let wants = vec![
+        Want::Branches {
+            sites: sites(&[1]),
+            default: &[Branch::Mlp],
+        },
+        Want::Projections {
+            sites: sites(&[2]),
+            default: &[Projection::Value],
+        },
+        Want::Projections {
+            sites: sites(&[]),
+            default: &[Projection::Joint],
+        },
+    ];
+    let seen = Seen::new();
+    let notes = seen.clone();
+    let adapter = Scripted::new("curious", wants, move |slots, _, hooks| {
+        for slot in slots {
+            let (notes, tap) = (notes.clone(), taps(slot)[0]);
+            let key = hooks.tap(slot, tap)?;
+            match slot {
+                Slot::Branch(at) => hooks.branch(
+                    at,
+                    By(move |_: BranchView, y: &Tensor, pass: &mut Pass| {
+                        notes.see((tap, pass.read(key)?.data.clone()));
+                        Ok(y.clone())
+                    }),
+                ),
+                Slot::Projection(at) => {
+                    let output = at.output;
+                    hooks.bypass(
+                        at,
+                        By(move |x: &Tensor, pass: &mut Pass| {
+                            notes.see((tap, pass.read(key)?.data.clone()));
+                            let mut dims = x.dims().to_vec();
+                            dims.pop();
+                            dims.push(output);
+                            Ok(Tensor::zeros(dims, x.dtype(), x.device())?)
+                        }),
+                    );
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    })
+    .reading(taps);
+    let task = ToyTask::of(&[Look::VisionPooled, Look::TextFinal, Look::TextPooled]);
+    let tuned = model(task.clone(), vec![adapter.configured()]);
+    let pairs = [(0, 1), (1, 0), (0, 0)];
+    let batch = batch(2, 2, &pairs, 2).unwrap();
+    let got = features(&tuned, &batch);
+    let bare = features(&model(task, Vec::new()), &batch);
+    for (got, bare) in got.iter().zip(&bare) {
+        assert!(distance(got, bare) < REORDERED);
+    }
+    let seen = seen.take();
+    assert_eq!(seen.len(), 3);
+    for (tap, data) in seen {
+        match tap.at {
+            At::Final => assert_eq!(distance(&data, &bare[1]), 0.0),
+            At::Pooled => assert_eq!(distance(&data, &bare[2]), 0.0),
+            _ => assert_eq!(data.dims(), &[3, 6, 8]),
+        }
+    }
 }
