@@ -237,10 +237,17 @@ pub enum Error {
     Checkpoint(#[from] CheckpointError),
     /// Names of weights.
     #[error(transparent)]
-    KeyMap(#[from] KeyMapError),
+    KeyMap(Box<KeyMapError>),
     /// A tensor operation.
     #[error("{}", first_line(.0))]
     Tensor(#[from] candle_core::Error),
+}
+
+// Boxed: it is the largest by far, and every result of this crate would carry its size.
+impl From<KeyMapError> for Error {
+    fn from(error: KeyMapError) -> Self {
+        Error::KeyMap(Box::new(error))
+    }
 }
 
 impl Error {

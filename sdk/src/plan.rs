@@ -103,7 +103,8 @@ pub fn plan(recipe: &Recipe) -> Result<Plan> {
     })
 }
 
-fn site_name(slot: &Slot) -> String {
+/// The place of a slot, as plans and messages name it.
+pub(crate) fn site_name(slot: &Slot) -> String {
     match slot {
         Slot::Projection(s) => s.name.clone(),
         Slot::Branch(s) => format!("{}.blocks.{}.{}", s.tower, s.block, s.branch),

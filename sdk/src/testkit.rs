@@ -4,11 +4,13 @@
 //! [`Configured::of`](crate::registry::Configured::of), and [`recipe`] puts them together.
 
 mod scripted;
+mod silent;
 mod toy;
 mod toy_block;
 mod toy_task;
 
 pub use scripted::{By, Scripted};
+pub use silent::silent_places;
 pub use toy::{Toy, Words};
 pub use toy_task::{Look, ToyTask};
 

@@ -6,7 +6,7 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::adapter::{Adapter, Installed, Slot, Source, Want};
+use crate::adapter::{Adapter, Installed, Slot, Source};
 use crate::backbone::{Encoder, Encoders, Weights, value_in};
 use crate::base::Base;
 use crate::error::{Error, Result};
