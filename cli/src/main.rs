@@ -1,1 +1,21 @@
-fn main() {}
+//! The program `twinspan`.
+//!
+//! Owns the command line and the exit codes: 0, 1 (failed), 2 (wrong use or recipe). Messages go
+//! to stderr, results to stdout. What the commands do is in [`program`].
+
+mod program;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let command = program::Program::parse();
+    match command.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            ExitCode::from(if failure.is_wrong_use() { 2 } else { 1 })
+        }
+    }
+}

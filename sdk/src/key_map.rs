@@ -209,7 +209,7 @@ pub enum KeyMapError {
         /// The tensor that was worked on.
         name: String,
         /// candle's error.
-        source: candle_core::Error,
+        source: Box<candle_core::Error>,
     },
 }
 

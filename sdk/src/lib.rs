@@ -10,16 +10,20 @@
 extern crate self as twinspan_sdk;
 
 pub mod adapter;
+pub mod artifact;
 pub mod backbone;
 pub mod base;
 pub mod checkpoint;
+pub mod device;
 pub mod error;
+pub mod evaluate;
 pub mod file;
 pub mod frozen;
 pub mod hooks;
 pub mod key_map;
 pub mod layers;
 pub mod ops;
+pub mod optimizer;
 mod order;
 pub mod parameter;
 pub mod pass;
@@ -28,6 +32,7 @@ pub mod plugin;
 pub mod random;
 pub mod recipe;
 pub mod registry;
+pub mod schedule;
 pub mod site;
 pub mod slots;
 pub mod stream;
@@ -35,6 +40,7 @@ pub mod task;
 pub mod testkit;
 pub mod tokenizer;
 pub mod topology;
+pub mod train;
 pub mod tuned;
 pub mod weights;
 

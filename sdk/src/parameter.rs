@@ -287,7 +287,8 @@ pub struct Params<'a> {
 }
 
 impl<'a> Params<'a> {
-    pub(crate) fn new(
+    /// A place in `overlay` for what `owner` makes. While planning, everything starts as zeros.
+    pub fn new(
         overlay: &'a mut Overlay,
         owner: &str,
         seed: u64,

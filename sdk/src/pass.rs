@@ -105,13 +105,13 @@ impl Pass {
     }
 
     /// The next dropout of probability `p`; off when the pass does not train.
-    pub fn dropout(&mut self, p: f32) -> Dropout {
+    pub fn dropout(&mut self, p: f64) -> Dropout {
         if !self.train || p <= 0.0 {
             return Dropout::default();
         }
         self.drops += 1;
         let key = crate::random::mix(self.seed, self.drops);
-        Dropout { p, key }
+        Dropout { p: p as f32, key }
     }
 
     /// Takes what was carried under `key`, leaving nothing.

@@ -380,9 +380,10 @@ impl WeightsChoice {
 
     /// Makes relative paths relative to `folder`.
     fn anchor(&mut self, folder: &Path) {
-        let anchored = |path: &str| match Path::new(path).is_absolute() {
-            true => path.to_string(),
-            false => folder.join(path).display().to_string(),
+        let anchored = |path: &str| {
+            let joined = folder.join(path);
+            let full = std::path::absolute(&joined).unwrap_or(joined);
+            full.display().to_string()
         };
         if !self.weights.starts_with("random:") {
             self.weights = anchored(&self.weights);

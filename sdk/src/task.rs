@@ -69,6 +69,14 @@ pub trait Head: Send + Sync {
     /// An operation failed.
     fn forward(&self, features: &[Stream], pass: &mut Pass) -> Result<Tensor>;
 
+    /// What the head computes on the way, by name, the logits last: for those who look inside.
+    ///
+    /// # Errors
+    /// An operation failed.
+    fn trace(&self, features: &[Stream], pass: &mut Pass) -> Result<Vec<(&'static str, Tensor)>> {
+        Ok(vec![("logits", self.forward(features, pass)?)])
+    }
+
     /// The scalar loss.
     ///
     /// # Errors
@@ -143,6 +151,11 @@ pub trait Dataset: Send + Sync {
     /// # Errors
     /// There is no such split.
     fn scores(&self, split: &str) -> Result<Box<dyn Scores + '_>>;
+
+    /// What a user should know of the data before training, one line each.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// Scores that grow batch by batch.

@@ -79,6 +79,14 @@ pub(crate) struct Assembly {
     pub left_out: Vec<String>,
 }
 
+/// The overlay a recipe would make: names and shapes, values of zero. Reads no weights.
+///
+/// # Errors
+/// The recipe does not fit its backbone.
+pub fn planned_overlay(recipe: &Recipe) -> Result<Overlay> {
+    Ok(assemble(recipe, None, &Compute::default())?.overlay)
+}
+
 /// Installs a recipe's adapters and head. Without a base nothing is read and nothing is drawn:
 /// that is planning.
 pub(crate) fn assemble(

@@ -9,7 +9,7 @@
 //! `image` and `mask` are relative to the file; exactly one of `mask` and
 //! `polygons` is given; `split` is `train` where it is left out. Owns the form
 //! of these files and every message about it; pictures and masks are opened by
-//! [`picture`](crate::picture) and [`mask`](crate::mask).
+//! [`picture`] and [`mask`](crate::mask).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -348,16 +348,16 @@ fn find_missing(file: &Path, records: &[Record], lines: &[usize]) -> Result<(), 
 ///
 /// # Errors
 /// [`RecordsError::Unwritable`], also for a picture or mask that does not
-/// exist.
+/// exist, and what [`Records::open`] would say of the lines.
 pub fn write(file: impl AsRef<Path>, records: &[Record]) -> Result<(), RecordsError> {
     let file = file.as_ref();
-    let text = lines(file, records).and_then(|text| {
-        whole_file::write(file, text.as_bytes()).map_err(|error| error.to_string())
-    });
-    text.map_err(|reason| RecordsError::Unwritable {
+    let unwritable = |reason| RecordsError::Unwritable {
         file: file.into(),
         reason,
-    })
+    };
+    let text = lines(file, records).map_err(unwritable)?;
+    parse(file, text.as_bytes())?;
+    whole_file::write(file, text.as_bytes()).map_err(|error| unwritable(error.to_string()))
 }
 
 fn lines(file: &Path, records: &[Record]) -> Result<String, String> {

@@ -62,7 +62,7 @@ impl Normalisation {
     /// CLIP's, which open_clip and ETRIS share.
     pub const CLIP: Self = Self {
         mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
-        std: [0.268_629_54, 0.261_302_58, 0.275_777_11],
+        std: [0.268_629_54, 0.261_302_6, 0.275_777_1],
     };
 
     /// The mean colour in bytes, which fills the border: (123, 117, 104) for
@@ -347,17 +347,18 @@ fn stretch(
             }
         });
 
+    let zeros = vec![0.0f32; across];
     let mut stretched = vec![0.0f32; rows.len() * columns.len()];
     let lines = stretched.par_chunks_exact_mut(across);
     lines.zip(rows).for_each(|(out, taps)| {
-        for (j, &weight) in taps.weights.iter().enumerate() {
-            let Some(y) = find(taps.first + j as isize, height) else {
-                continue;
-            };
-            let line = &wide[y * across..(y + 1) * across];
-            for (value, sample) in out.iter_mut().zip(line) {
-                *value += weight as f32 * sample;
-            }
+        let [a, b, c, d]: [&[f32]; 4] =
+            std::array::from_fn(|j| match find(taps.first + j as isize, height) {
+                Some(y) => &wide[y * across..(y + 1) * across],
+                None => &zeros,
+            });
+        let [wa, wb, wc, wd] = taps.weights.map(|weight| weight as f32);
+        for ((((value, a), b), c), d) in out.iter_mut().zip(a).zip(b).zip(c).zip(d) {
+            *value = wa * a + wb * b + wc * c + wd * d;
         }
     });
     stretched

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use image::ImageFormat;
+use image::{DynamicImage, ImageFormat, Rgba};
 
 use crate::picture::{self, PictureError};
 
@@ -94,14 +94,20 @@ impl Mask {
                 picture: size,
             });
         }
-        // 16 bits, because 8 would round the faint ones down to 0.
-        let inside = |[r, g, b, alpha]: [u16; 4]| alpha > 0 && (r > 0 || g > 0 || b > 0);
-        let pixels = decoded.pixels.into_rgba16();
-        let values = pixels.pixels().map(|pixel| value(inside(pixel.0)));
+        let values = match decoded.pixels {
+            // Nearly every mask; the general way takes eight bytes a pixel.
+            DynamicImage::ImageLuma8(grey) => {
+                let mut values = grey.into_raw();
+                values.iter_mut().for_each(|v| *v = value(*v > 0));
+                values
+            }
+            // 16 bits, because 8 would round the faint ones down to 0.
+            other => other.into_rgba16().pixels().map(faintest).collect(),
+        };
         Ok(Self {
             width,
             height,
-            values: values.collect(),
+            values,
         })
     }
 
@@ -170,6 +176,11 @@ impl Mask {
     pub fn inside(&self) -> Vec<bool> {
         self.values.iter().map(|&value| value > 0).collect()
     }
+}
+
+fn faintest(pixel: &Rgba<u16>) -> u8 {
+    let [r, g, b, alpha] = pixel.0;
+    value(alpha > 0 && (r > 0 || g > 0 || b > 0))
 }
 
 fn value(inside: bool) -> u8 {

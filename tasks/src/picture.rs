@@ -122,7 +122,8 @@ pub enum PictureError {
 ///
 /// # Errors
 /// Any reading variant of [`PictureError`]. A file that is cut short is
-/// refused, never filled up with grey.
+/// refused, never filled up with grey. One that some program has cut and then
+/// ended properly cannot be told from a whole one, and is not.
 pub fn open(path: impl AsRef<Path>) -> Result<RgbImage, PictureError> {
     Ok(onto_white(decode(path.as_ref())?.pixels))
 }
@@ -327,7 +328,7 @@ pub fn overlay(picture: &RgbImage, mask: &[bool], tint: [u8; 3]) -> Result<RgbIm
     for ((pixel, &inside), core) in painted.pixels_mut().zip(mask).zip(core) {
         if inside && core {
             for (value, tint) in pixel.0.iter_mut().zip(tint) {
-                *value = ((u16::from(*value) + u16::from(tint) + 1) / 2) as u8;
+                *value = u16::from(*value).midpoint(u16::from(tint)) as u8;
             }
         } else if inside {
             *pixel = Rgb(tint);

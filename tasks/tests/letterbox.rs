@@ -214,7 +214,9 @@ fn a_picture_of_twelve_thousand_pixels_a_side_is_fast() {
     let start = Instant::now();
     letterbox.picture(&picture, &Normalisation::CLIP).unwrap();
     println!("there: {:?}", start.elapsed());
-    let start = Instant::now();
-    letterbox.back(&[0.5; 416 * 416]).unwrap();
-    println!("back: {:?}", start.elapsed());
+    for _ in 0..3 {
+        let start = Instant::now();
+        letterbox.back(&[0.5; 416 * 416]).unwrap();
+        println!("back: {:?}", start.elapsed());
+    }
 }

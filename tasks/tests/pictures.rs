@@ -281,3 +281,21 @@ fn an_overlay_tints_the_inside_and_draws_its_edge() {
     assert_eq!(painted.get_pixel(3, 1).0, [100; 3]);
     assert!(picture::overlay(&grey, &mask[1..], [0; 3]).is_err());
 }
+
+/// Photographs from the wild, most of them JPEG, some grey.
+#[test]
+fn real_photographs_are_opened() {
+    let shared = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/coco");
+    let mut count = 0;
+    for part in ["val2017", "train2017"] {
+        let Ok(entries) = fs::read_dir(Path::new(shared).join(part)) else {
+            println!("skipped: there is no {shared}/{part}");
+            continue;
+        };
+        for entry in entries {
+            picture::open(entry.unwrap().path()).unwrap();
+            count += 1;
+        }
+    }
+    println!("{count} photographs");
+}

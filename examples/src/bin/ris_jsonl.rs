@@ -63,15 +63,14 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         records.extend(read(folder, arguments.split.as_deref())?);
     }
     jsonl::write(&arguments.out, &records).map_err(|error| error.to_string())?;
-    // Read back: what the training would refuse is better told now.
-    let written = Records::open(&arguments.out).map_err(|error| error.to_string())?;
     let sentences: usize = records.iter().map(|record| record.sentences.len()).sum();
     println!(
         "{}: {} objects, {sentences} sentences",
         arguments.out.display(),
-        written.records.len()
+        records.len()
     );
-    for (split, count) in written.splits() {
+    let file = arguments.out.clone();
+    for (split, count) in (Records { file, records }).splits() {
         println!("  {split}: {count} objects");
     }
     Ok(())

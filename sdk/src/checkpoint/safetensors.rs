@@ -89,10 +89,10 @@ fn split(map: &[u8]) -> Result<(&[u8], usize), Refused> {
     }
     match usize::try_from(length).ok().and_then(|n| rest.get(..n)) {
         Some(header) => Ok((header, 8 + header.len())),
-        None => Err(Refused::Truncated {
-            missing: length - rest.len() as u64,
-            whole: length + 8,
-        }),
+        None => Err(damaged(format!(
+            "it is cut short inside its header, at least {} bytes are missing; fetch it again",
+            length - rest.len() as u64
+        ))),
     }
 }
 

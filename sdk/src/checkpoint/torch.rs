@@ -17,9 +17,9 @@ use crate::frozen::Frozen;
 /// Keys under which training scripts keep the state dict, in order of preference.
 const NESTED: [&str; 2] = ["state_dict", "model"];
 
-/// torch's own limit. A tuple can be shared by many tensors: without a limit, reading its copies
-/// could take memory quadratic in the file's size.
-const HIGHEST_RANK: usize = 64;
+/// More dimensions than any weight has. A tuple of sizes can be shared by many tensors: without
+/// a limit, their copies could take memory quadratic in the file's size.
+const HIGHEST_RANK: usize = 8;
 
 pub(super) fn read(map: &Arc<Mmap>) -> Result<Named, Refused> {
     let archive = Archive::read(map)?;

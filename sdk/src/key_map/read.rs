@@ -61,7 +61,7 @@ impl KeyMap {
                         .map_err(|source| KeyMapError::Tensor {
                             map: self.name,
                             name: entry.external.clone(),
-                            source,
+                            source: Box::new(source),
                         })?;
                     read.insert(wanted.name.clone(), tensor);
                 }

@@ -1,6 +1,6 @@
 //! From canonical tensors to a foreign layout.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::Tensor;
 
@@ -20,7 +20,14 @@ impl KeyMap {
         mut tensors: BTreeMap<String, Tensor>,
     ) -> Result<BTreeMap<String, Tensor>, KeyMapError> {
         let mut groups: BTreeMap<&str, Vec<&Entry>> = BTreeMap::new();
+        let mut names = BTreeSet::new();
         for entry in &self.entries {
+            if !names.insert(&entry.canonical) {
+                return Err(KeyMapError::NotInvertible {
+                    map: self.name,
+                    problem: format!("`{}` has two entries", entry.canonical),
+                });
+            }
             groups.entry(&entry.external).or_default().push(entry);
         }
         let mut written = BTreeMap::new();
@@ -123,7 +130,7 @@ impl KeyMap {
         KeyMapError::Tensor {
             map: self.name,
             name: name.into(),
-            source,
+            source: source.into(),
         }
     }
 }

@@ -16,7 +16,7 @@ pub struct Attention {
     value: Linear,
     output: Linear,
     heads: usize,
-    dropout: f32,
+    dropout: f64,
 }
 
 impl Attention {
@@ -31,7 +31,7 @@ impl Attention {
         width: usize,
         memory: usize,
         heads: usize,
-        dropout: f32,
+        dropout: f64,
         output: Init,
     ) -> Result<Self> {
         if heads == 0 || !width.is_multiple_of(heads) {

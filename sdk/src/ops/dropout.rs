@@ -4,8 +4,11 @@
 
 use candle_core::{Result, Tensor, bail};
 
+use super::check::choose;
 use super::composed;
-use super::record::replay;
+use super::parallel::{for_pieces, fresh};
+use super::real::Real;
+use super::record::{dense, record, replay, shaped, view};
 
 /// The fraction to drop, and the key of the mask. The default drops nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -69,12 +72,50 @@ impl Dropout {
         }
     }
 
+    /// Multiplies a run whose first element has the index `start`.
+    #[inline(always)]
+    pub(super) fn scale<T: Real>(self, start: u64, mut run: &mut [T]) {
+        let mut start = start;
+        while !run.is_empty() {
+            let low = start as u32;
+            let until = run.len().min((u32::MAX - low) as usize + 1);
+            let (now, later) = run.split_at_mut(until);
+            let stream = self.stream((start >> 32) as u32);
+            for (i, y) in now.iter_mut().enumerate() {
+                *y *= T::of(f64::from(stream.factor(low.wrapping_add(i as u32))));
+            }
+            start += until as u64;
+            run = later;
+        }
+    }
+
     /// The factors of the elements `0..n`.
     pub(super) fn factors(self, n: usize) -> Vec<f32> {
         (0..n as u64)
             .map(|i| self.stream((i >> 32) as u32).factor(i as u32))
             .collect()
     }
+}
+
+/// `x` times the mask.
+fn masked<T: Real>(x: &[T], d: Dropout) -> Vec<T> {
+    fresh(x.len(), |y| {
+        for_pieces(
+            y,
+            #[inline(always)]
+            |first, y| {
+                y.copy_from_slice(&x[first..first + y.len()]);
+                d.scale(first as u64, y);
+            },
+        );
+    })
+}
+
+fn kernel<T: Real>(x: &Tensor, d: Dropout) -> Result<Tensor> {
+    let y = masked(&view::<T>(&dense(x)?)?, d);
+    record("dropout", [Some(x)], y, x.shape(), move |b| {
+        Ok([shaped(masked(&view::<T>(b.grad)?, d), b.grad)?])
+    })
 }
 
 /// Zeroes elements with probability `d.p` and scales the others by `1 / (1 - p)` (Srivastava et
@@ -87,5 +128,10 @@ pub fn dropout(x: &Tensor, d: Dropout) -> Result<Tensor> {
     if d.p == 0. {
         return Ok(x.clone());
     }
-    replay("dropout", [x], move |[x]| composed::dropout(x, d))
+    choose!(
+        "dropout",
+        &[x],
+        kernel(x, d),
+        replay("dropout", [x], move |[x]| composed::dropout(x, d))
+    )
 }

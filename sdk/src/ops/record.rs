@@ -314,3 +314,8 @@ pub(super) fn view<T: WithDType>(t: &Tensor) -> Result<View<'_, T>> {
         element: std::marker::PhantomData,
     })
 }
+
+/// A CPU tensor of the shape of `like`.
+pub(super) fn shaped<T: WithDType>(data: Vec<T>, like: &Tensor) -> Result<Option<Tensor>> {
+    Tensor::from_vec(data, like.shape(), like.device()).map(Some)
+}

@@ -4,9 +4,13 @@
 
 use candle_core::{Result, Tensor};
 
-use super::check::require;
+use rayon::prelude::*;
+
+use super::check::{choose, require};
 use super::composed;
-use super::record::replay;
+use super::parallel::{PIECE, fresh, simd};
+use super::real::Real;
+use super::record::{dense, record, replay, view};
 
 /// How a pixel is made from its neighbours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +84,131 @@ pub(super) fn matrix(
     composed::constant(dense, (to, from), like)
 }
 
+/// A direction's taps with weights in the element type; all have `count` of them.
+struct Direction<T> {
+    taps: Vec<[(usize, T); 4]>,
+    count: usize,
+}
+
+impl<T: Real> Direction<T> {
+    fn new(from: usize, to: usize, how: Interpolation, align_corners: bool) -> Self {
+        let taps = taps(from, to, how, align_corners);
+        Self {
+            taps: taps.iter().map(|t| t.map(|(i, w)| (i, T::of(w)))).collect(),
+            count: match how {
+                Interpolation::Bilinear => 2,
+                Interpolation::Bicubic => 4,
+            },
+        }
+    }
+
+    /// Along a row: every `y` from its neighbours in `x`.
+    #[inline(always)]
+    fn gather(&self, x: &[T], y: &mut [T]) {
+        if self.count == 2 {
+            for (y, t) in y.iter_mut().zip(&self.taps) {
+                *y = x[t[0].0] * t[0].1 + x[t[1].0] * t[1].1;
+            }
+            return;
+        }
+        for (y, t) in y.iter_mut().zip(&self.taps) {
+            *y = (x[t[0].0] * t[0].1 + x[t[1].0] * t[1].1)
+                + (x[t[2].0] * t[2].1 + x[t[3].0] * t[3].1);
+        }
+    }
+
+    /// The transpose of [`Self::gather`], onto zeros.
+    #[inline(always)]
+    fn scatter(&self, g: &[T], dx: &mut [T]) {
+        dx.fill(T::ZERO);
+        for (&g, t) in g.iter().zip(&self.taps) {
+            for &(i, w) in &t[..self.count] {
+                dx[i] += g * w;
+            }
+        }
+    }
+}
+
+/// `to += from · w`.
+#[inline(always)]
+fn add_scaled<T: Real>(to: &mut [T], from: &[T], w: T) {
+    for (to, &from) in to.iter_mut().zip(from) {
+        *to += from * w;
+    }
+}
+
+/// Calls `f(plane, piece of the plane)` for all planes of `area` elements, in parallel.
+fn for_planes<T: Real>(data: &mut [T], area: usize, f: impl Fn(usize, &mut [T]) + Sync) {
+    let share = (PIECE / area).max(1);
+    data.par_chunks_mut(area)
+        .with_min_len(share)
+        .enumerate()
+        .for_each(|(plane, data)| simd(|| f(plane, data)));
+}
+
+fn kernel<T: Real>(
+    x: &Tensor,
+    to: (usize, usize),
+    how: Interpolation,
+    align_corners: bool,
+) -> Result<Tensor> {
+    let (b, c, h, w) = x.dims4()?;
+    let (oh, ow) = to;
+    let down = Direction::<T>::new(h, oh, how, align_corners);
+    let along = Direction::<T>::new(w, ow, how, align_corners);
+    let plain = dense(x)?;
+    let y = {
+        let xs = view::<T>(&plain)?;
+        fresh(b * c * oh * ow, |y| {
+            for_planes(
+                y,
+                oh * ow,
+                #[inline(always)]
+                |plane, y| {
+                    let mut wide = vec![T::ZERO; h * ow];
+                    let x = &xs[plane * h * w..][..h * w];
+                    for (x, wide) in x.chunks_exact(w).zip(wide.chunks_exact_mut(ow)) {
+                        along.gather(x, wide);
+                    }
+                    for (y, taps) in y.chunks_exact_mut(ow).zip(&down.taps) {
+                        y.fill(T::ZERO);
+                        for &(row, weight) in &taps[..down.count] {
+                            add_scaled(y, &wide[row * ow..][..ow], weight);
+                        }
+                    }
+                },
+            );
+        })
+    };
+    record("resize", [Some(x)], y, (b, c, oh, ow), move |back| {
+        let gs = view::<T>(back.grad)?;
+        let dx = fresh(b * c * h * w, |dx| {
+            for_planes(
+                dx,
+                h * w,
+                #[inline(always)]
+                |plane, dx| {
+                    let mut wide = vec![T::ZERO; h * ow];
+                    let g = &gs[plane * oh * ow..][..oh * ow];
+                    for (g, taps) in g.chunks_exact(ow).zip(&down.taps) {
+                        for &(row, weight) in &taps[..down.count] {
+                            add_scaled(&mut wide[row * ow..][..ow], g, weight);
+                        }
+                    }
+                    for (wide, dx) in wide.chunks_exact(ow).zip(dx.chunks_exact_mut(w)) {
+                        along.scatter(wide, dx);
+                    }
+                },
+            );
+        });
+        Ok([Some(Tensor::from_vec(
+            dx,
+            (b, c, h, w),
+            back.grad.device(),
+        )?)])
+    })
+}
+
 /// `x [B,C,H,W]` resized to `to`, as PyTorch's `interpolate` without antialiasing.
 ///
 /// # Errors
@@ -98,7 +227,12 @@ pub fn resize(
         &format!("x [B,C,H,W] and a size, not {to:?}"),
         &[x],
     )?;
-    replay(op, [x], move |[x]| {
-        composed::resize(x, to, how, align_corners)
-    })
+    choose!(
+        op,
+        &[x],
+        kernel(x, to, how, align_corners),
+        replay(op, [x], move |[x]| {
+            composed::resize(x, to, how, align_corners)
+        })
+    )
 }

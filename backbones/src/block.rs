@@ -1,0 +1,227 @@
+//! The residual block of a transformer with its norms in front, as both of CLIP's transformers
+//! have it.
+//!
+//! Owns the block's shape, names and forward pass with every hook in its place. What lies before
+//! the first block and behind the last is a tower's business.
+//!
+//! Source: <https://github.com/openai/CLIP>, `ResidualAttentionBlock`.
+
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+use twinspan_sdk::Result;
+use twinspan_sdk::backbone::Weights;
+use twinspan_sdk::hooks::{BranchView, PlaceHooks, Scale};
+use twinspan_sdk::layers::{LayerNorm, Linear};
+use twinspan_sdk::ops::{self, Dropout, Mask};
+use twinspan_sdk::pass::Pass;
+use twinspan_sdk::site::{At, Branch, Projection, Tower};
+use twinspan_sdk::stream::Stream;
+use twinspan_sdk::topology::{BlockInfo, BranchInfo, StreamInfo};
+
+use crate::declare::{Declared, Layer};
+
+/// The nonlinearity inside an MLP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Activation {
+    /// x σ(1.702 x): OpenAI's weights.
+    #[default]
+    QuickGelu,
+    /// x Φ(x), exact: most of open_clip's weights.
+    Gelu,
+}
+
+impl Activation {
+    /// Of any shape, element by element.
+    ///
+    /// # Errors
+    /// The element type is no float.
+    pub fn forward(self, x: &Tensor) -> Result<Tensor> {
+        Ok(match self {
+            Activation::QuickGelu => ops::quick_gelu(x)?,
+            Activation::Gelu => ops::gelu(x)?,
+        })
+    }
+}
+
+/// What the blocks of one transformer have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockShape {
+    /// Width D of the tokens.
+    pub width: usize,
+    /// Heads of the attention; they divide the width.
+    pub heads: usize,
+    /// Width inside the MLP.
+    pub mlp: usize,
+    /// The nonlinearity inside the MLP.
+    pub activation: Activation,
+    /// Whether a token sees no later one.
+    pub causal: bool,
+}
+
+impl BlockShape {
+    /// Declares block `index` of `tower`:
+    /// `TOWER.blocks.I.attention.{norm,query,key,value,output}` and `….mlp.{norm,up,down}`.
+    pub fn declare(&self, declared: &mut Declared, tower: Tower, index: usize) {
+        let (at, width) = (At::Block(index), self.width);
+        let name = |part: &str| format!("{tower}.blocks.{index}.{part}");
+        declared.norm(&name("attention.norm"), width, &[at]);
+        for projection in [
+            Projection::Query,
+            Projection::Key,
+            Projection::Value,
+            Projection::Output,
+        ] {
+            let layer = Layer::linear(at, projection, width, width);
+            declared.layer(&name(&format!("attention.{projection}")), layer, &[at]);
+        }
+        declared.norm(&name("mlp.norm"), width, &[at]);
+        let up = Layer::linear(at, Projection::Up, width, self.mlp);
+        declared.layer(&name("mlp.up"), up, &[at]);
+        let down = Layer::linear(at, Projection::Down, self.mlp, width);
+        declared.layer(&name("mlp.down"), down, &[at]);
+    }
+
+    /// One block from outside, its tokens on `grid` where there is one.
+    pub fn info(&self, grid: Option<(usize, usize)>) -> BlockInfo {
+        let branch = |branch, consumers| BranchInfo {
+            branch,
+            width: self.width,
+            consumers,
+        };
+        BlockInfo {
+            stream: StreamInfo {
+                width: self.width,
+                grid,
+                map: false,
+            },
+            heads: self.heads,
+            branches: vec![
+                branch(
+                    Branch::Attention,
+                    vec![Projection::Query, Projection::Key, Projection::Value],
+                ),
+                branch(Branch::Mlp, vec![Projection::Up]),
+            ],
+        }
+    }
+}
+
+/// The last block of each third of `blocks`; of fewer than three, each block.
+pub fn thirds(blocks: usize) -> Vec<usize> {
+    let mut ends: Vec<usize> = (1..=3)
+        .filter_map(|k| (k * blocks / 3).checked_sub(1))
+        .collect();
+    ends.dedup();
+    ends
+}
+
+/// One block: x + attention(norm(x)), then x + mlp(norm(x)).
+#[derive(Clone, Debug)]
+pub struct Block {
+    shape: BlockShape,
+    attention_norm: LayerNorm,
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    output: Linear,
+    mlp_norm: LayerNorm,
+    up: Linear,
+    down: Linear,
+}
+
+impl Block {
+    /// Block `index` of `tower`, under the names that [`BlockShape::declare`] gives.
+    ///
+    /// # Errors
+    /// A weight is missing.
+    pub fn load(weights: &Weights, shape: BlockShape, tower: Tower, index: usize) -> Result<Self> {
+        let name = |part: &str| format!("{tower}.blocks.{index}.{part}");
+        let linear = |part: &str| Linear::load(weights, &name(part));
+        Ok(Self {
+            shape,
+            attention_norm: LayerNorm::load(weights, &name("attention.norm"))?,
+            query: linear("attention.query")?,
+            key: linear("attention.key")?,
+            value: linear("attention.value")?,
+            output: linear("attention.output")?,
+            mlp_norm: LayerNorm::load(weights, &name("mlp.norm"))?,
+            up: linear("mlp.up")?,
+            down: linear("mlp.down")?,
+        })
+    }
+
+    /// `[B, N, D]` to the same.
+    ///
+    /// # Errors
+    /// An operation failed.
+    pub fn forward(&self, stream: Stream, hooks: &PlaceHooks, pass: &mut Pass) -> Result<Stream> {
+        let data = self.residual(Branch::Attention, &stream, hooks, pass)?;
+        let stream = Stream {
+            data,
+            form: stream.form,
+        };
+        let data = self.residual(Branch::Mlp, &stream, hooks, pass)?;
+        Ok(Stream {
+            data,
+            form: stream.form,
+        })
+    }
+
+    fn residual(
+        &self,
+        branch: Branch,
+        stream: &Stream,
+        hooks: &PlaceHooks,
+        pass: &mut Pass,
+    ) -> Result<Tensor> {
+        let input = &stream.data;
+        let norm = match branch {
+            Branch::Mlp => &self.mlp_norm,
+            _ => &self.attention_norm,
+        };
+        let normed = hooks.normed(branch, norm.forward(input, pass)?, pass)?;
+        let mut output = match branch {
+            Branch::Mlp => self.mlp(&normed, hooks, pass)?,
+            _ => self.attention(&normed, hooks, pass)?,
+        };
+        let view = BranchView {
+            stream,
+            input,
+            normed: &normed,
+        };
+        // There is no layer scale, so both of its sides are here.
+        for scale in [Scale::Before, Scale::After] {
+            output = hooks.branch(branch, scale, view, output, pass)?;
+        }
+        Ok(ops::add(input, &output)?)
+    }
+
+    fn attention(&self, x: &Tensor, hooks: &PlaceHooks, pass: &mut Pass) -> Result<Tensor> {
+        let query = hooks.projection(Projection::Query);
+        let query = query.forward(&self.query, x, pass)?;
+        let key = hooks.projection(Projection::Key);
+        let key = key.forward(&self.key, x, pass)?;
+        let value = hooks.projection(Projection::Value);
+        let value = value.forward(&self.value, x, pass)?;
+        let (key, value) = hooks.key_value(key, value, pass)?;
+        let mask = Mask {
+            causal: self.shape.causal,
+            padding: None,
+        };
+        let heads = self.shape.heads;
+        let mixed = ops::attention(&query, &key, &value, heads, mask, Dropout::default())?;
+        let output = hooks.projection(Projection::Output);
+        output.forward(&self.output, &mixed, pass)
+    }
+
+    fn mlp(&self, x: &Tensor, hooks: &PlaceHooks, pass: &mut Pass) -> Result<Tensor> {
+        let up = hooks.projection(Projection::Up);
+        let inside = self
+            .shape
+            .activation
+            .forward(&up.forward(&self.up, x, pass)?)?;
+        let down = hooks.projection(Projection::Down);
+        down.forward(&self.down, &inside, pass)
+    }
+}

@@ -1,0 +1,225 @@
+//! The commands: what each takes, and which module does it.
+
+mod bench;
+mod describe;
+mod evaluate;
+mod failure;
+mod import;
+mod list;
+mod model;
+mod plan;
+mod progress;
+mod segment;
+mod train;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use failure::Failure;
+
+/// Adapt frozen dual encoders with small trainable parts.
+#[derive(Parser)]
+#[command(
+    version,
+    after_help = "Start with `twinspan list` and `twinspan describe bridger`; a recipe to copy is examples/recipes/small.toml."
+)]
+pub struct Program {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// List the plugins that are linked
+    List {
+        /// Only one kind
+        kind: Option<Kind>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a plugin's options, their types and defaults, and where it acts
+    Describe {
+        /// A name from `twinspan list`
+        name: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what a recipe would make: sites, order of the towers, parameters; reads no weights
+    Plan {
+        /// The recipe, a TOML file
+        recipe: PathBuf,
+        /// Change the recipe: KEY=VALUE, as in task.width=256
+        #[arg(long, value_name = "KEY=VALUE")]
+        set: Vec<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Train a recipe on a data file and write a model folder
+    Train(TrainArgs),
+    /// Score a model on a split of a data file
+    Eval(EvalArgs),
+    /// Turn sentences into masks on a picture
+    Segment(SegmentArgs),
+    /// Turn a foreign checkpoint into a model folder
+    Import {
+        #[command(subcommand)]
+        format: ImportFormat,
+    },
+    /// Measure this machine
+    Bench {
+        #[command(subcommand)]
+        what: BenchWhat,
+    },
+}
+
+/// A kind of plugin.
+#[derive(Clone, Copy, ValueEnum)]
+enum Kind {
+    /// Dual encoders
+    Backbones,
+    /// Methods of adaptation
+    Adapters,
+    /// Heads, data and scores
+    Tasks,
+}
+
+/// `twinspan train`.
+#[derive(Args)]
+struct TrainArgs {
+    /// The recipe, a TOML file
+    recipe: PathBuf,
+    /// The data: JSONL lines {image, mask | polygons, sentences, split}
+    #[arg(long)]
+    data: PathBuf,
+    /// The model folder to write
+    #[arg(long)]
+    out: PathBuf,
+    /// Change the recipe: KEY=VALUE, as in train.steps=100 or adapter.0.dim=32
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// auto, cpu or cuda:N
+    #[arg(long, default_value = "auto")]
+    device: String,
+}
+
+/// `twinspan eval`.
+#[derive(Args)]
+struct EvalArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The data: JSONL lines {image, mask | polygons, sentences, split}
+    #[arg(long)]
+    data: PathBuf,
+    /// The split to score
+    #[arg(long)]
+    split: String,
+    /// Pictures at a time
+    #[arg(long, default_value_t = 4)]
+    batch: usize,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A model folder and how to open it.
+#[derive(Args)]
+struct ModelArgs {
+    /// The model folder
+    #[arg(long)]
+    model: PathBuf,
+    /// The backbone's weight file, when it has moved since training
+    #[arg(long)]
+    weights: Option<PathBuf>,
+    /// The backbone's vocabulary, when it has moved since training
+    #[arg(long)]
+    tokenizer: Option<PathBuf>,
+    /// auto, cpu or cuda:N
+    #[arg(long, default_value = "auto")]
+    device: String,
+}
+
+/// `twinspan segment`.
+#[derive(Args)]
+struct SegmentArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The picture
+    #[arg(long)]
+    image: PathBuf,
+    /// A sentence; repeat for several
+    #[arg(long, required = true)]
+    text: Vec<String>,
+    /// The folder for masks and overlays, made if need be
+    #[arg(long)]
+    out: PathBuf,
+    /// Also write the head's logits [sentences, 1, h, w] as safetensors
+    #[arg(long)]
+    logits: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum ImportFormat {
+    /// A released ETRIS checkpoint (.pth with the whole model)
+    Etris(EtrisArgs),
+}
+
+/// `twinspan import etris`.
+#[derive(Args)]
+struct EtrisArgs {
+    /// The checkpoint
+    checkpoint: PathBuf,
+    /// CLIP's vocabulary: bpe_simple_vocab_16e6.txt.gz, a folder with vocab.json, or tokenizer.json
+    #[arg(long)]
+    tokenizer: PathBuf,
+    /// The model folder to write
+    #[arg(long)]
+    out: PathBuf,
+    /// Heads of the bridge's attention, which no shape tells [default: as released, 8 for ViT and 4 for ResNet]
+    #[arg(long)]
+    bridge_heads: Option<usize>,
+    /// Side of the input in pixels, which a ResNet's shapes do not tell [default: 416; for ViT read off the positions]
+    #[arg(long)]
+    input_size: Option<usize>,
+    /// Ids a sentence is cut to: 17, or 22 for G-Ref
+    #[arg(long, default_value_t = 17)]
+    words: usize,
+}
+
+#[derive(Subcommand)]
+enum BenchWhat {
+    /// Time every operation at the shapes of ViT-B/16 at 416 pixels
+    Ops {
+        /// Only operations whose name contains this
+        filter: Option<String>,
+        /// Print JSON, for examples/baselines/ops.py --against
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl Program {
+    /// Runs the command.
+    pub fn run(self) -> Result<(), Failure> {
+        match self.command {
+            Command::List { kind, json } => list::run(kind, json),
+            Command::Describe { name, json } => describe::run(&name, json),
+            Command::Plan { recipe, set, json } => plan::run(&recipe, &set, json),
+            Command::Train(args) => train::run(&args),
+            Command::Eval(args) => evaluate::run(&args),
+            Command::Segment(args) => segment::run(&args),
+            Command::Import {
+                format: ImportFormat::Etris(args),
+            } => import::run(&args),
+            Command::Bench {
+                what: BenchWhat::Ops { filter, json },
+            } => bench::run(filter.as_deref(), json),
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! `twinspan bench ops`: how fast the operations are here.
+
+use twinspan::sdk::ops::bench;
+
+use super::failure::{Failure, print, print_json};
+
+pub fn run(filter: Option<&str>, json: bool) -> Result<(), Failure> {
+    let timings = bench::run(filter, &mut |what| eprintln!("{what}"))?;
+    if timings.is_empty() {
+        return Err(Failure::Usage(format!(
+            "no operation is called like `{}`",
+            filter.unwrap_or_default()
+        )));
+    }
+    if json {
+        return print_json(&timings);
+    }
+    for t in &timings {
+        print(&format!(
+            "{:28} {:36} {:18} {:9.2} ms (best {:.2}, of {})",
+            t.name, t.shape, t.pass, t.milliseconds_median, t.milliseconds_best, t.repeats
+        ))?;
+    }
+    Ok(())
+}
+
+/// Seconds to a tenth, as results state them.
+pub fn rounded(seconds: f64) -> f64 {
+    (seconds * 10.0).round() / 10.0
+}

@@ -1,0 +1,64 @@
+//! Why a command failed, and with which exit code.
+
+use twinspan::sdk;
+use twinspan::tasks::picture::PictureError;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The SDK says why.
+    #[error(transparent)]
+    Sdk(#[from] sdk::Error),
+    /// A picture cannot be read or written.
+    #[error(transparent)]
+    Picture(#[from] PictureError),
+    /// Results cannot be printed or written.
+    #[error("{what}: {source}")]
+    Io {
+        /// The file or stream.
+        what: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The command was called wrongly.
+    #[error("{0}")]
+    Usage(String),
+}
+
+impl Failure {
+    /// Whether the call or the recipe is wrong.
+    pub fn is_wrong_use(&self) -> bool {
+        match self {
+            Failure::Sdk(error) => error.is_wrong_use(),
+            Failure::Usage(_) => true,
+            Failure::Picture(_) | Failure::Io { .. } => false,
+        }
+    }
+}
+
+impl From<candle_core::Error> for Failure {
+    fn from(error: candle_core::Error) -> Self {
+        Failure::Sdk(error.into())
+    }
+}
+
+impl From<sdk::file::FileError> for Failure {
+    fn from(error: sdk::file::FileError) -> Self {
+        Failure::Sdk(error.into())
+    }
+}
+
+/// Prints to stdout; a closed pipe (`| head`) is a failure, not a panic.
+pub fn print(text: &str) -> Result<(), Failure> {
+    use std::io::Write;
+    writeln!(std::io::stdout(), "{text}").map_err(|source| Failure::Io {
+        what: "stdout".into(),
+        source,
+    })
+}
+
+/// Prints JSON to stdout.
+pub fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(sdk::Error::plugin)?;
+    print(&text)
+}

@@ -1,0 +1,58 @@
+//! `twinspan train`: a recipe and data to a model folder.
+
+use serde_json::json;
+use twinspan::sdk::plan::plan;
+use twinspan::sdk::recipe::Recipe;
+use twinspan::sdk::train::train;
+use twinspan::sdk::tuned::Tuned;
+use twinspan::sdk::{artifact, weights};
+
+use super::TrainArgs;
+use super::failure::{Failure, print};
+use super::plan::grouped;
+use super::progress::TrainProgress;
+use super::{bench, model};
+
+pub fn run(args: &TrainArgs) -> Result<(), Failure> {
+    artifact::check(&args.out)?;
+    let recipe = Recipe::open_with(&args.recipe, &args.set)?;
+    let compute = model::compute(&args.device)?;
+    let kit = model::kit(&recipe, &compute)?;
+    let tokenizer = kit.tokenizer.clone();
+    let data = recipe.task.plugin.open(&args.data, kit)?;
+    data.len(&recipe.train.split)?;
+    let summary = plan(&recipe)?;
+    eprintln!(
+        "training {} parameters beside the frozen {} of {}",
+        grouped(summary.adapter_parameters + summary.head_parameters),
+        grouped(summary.backbone_parameters),
+        summary.backbone
+    );
+    let base = weights::open(&recipe)?;
+    let mut tuned = Tuned::new(&recipe, base, compute)?;
+    tuned.prepare(Some(tokenizer.as_ref()), Some(data.as_ref()))?;
+    let started = std::time::Instant::now();
+    let history = train(
+        &mut tuned,
+        data.as_ref(),
+        &recipe.train,
+        &mut TrainProgress::new(),
+    )?;
+    let seconds = started.elapsed().as_secs_f64();
+    for warning in data.warnings() {
+        eprintln!("warning: {warning}");
+    }
+    let loss = history.last().map(|r| r.loss);
+    let metrics = json!({
+        "loss": loss,
+        "steps": history.len(),
+        "seconds": bench::rounded(seconds),
+    });
+    artifact::save(&args.out, &recipe, &tuned, &metrics, &|_| Ok(()))?;
+    print(&format!(
+        "{}: {} steps in {seconds:.0} s, last loss {:.4}",
+        args.out.display(),
+        history.len(),
+        loss.unwrap_or(f64::NAN)
+    ))
+}

@@ -1,0 +1,244 @@
+//! Artifacts: a tuned model as a folder, whole or absent.
+//!
+//! Owns what is in the folder and the checks on opening it. The base is not copied; a model
+//! remembers where its weights were and the digest of their values.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `recipe.toml` | the recipe with every default filled in |
+//! | `tuned.safetensors` | the overlay: trained parameters, buffers, constants |
+//! | `metrics.json` | what was measured |
+//! | `README.md` | a model card |
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::base::Base;
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::file;
+use crate::recipe::Recipe;
+use crate::tuned::{Compute, Tuned};
+use crate::weights;
+
+/// The recipe's file.
+pub const RECIPE: &str = "recipe.toml";
+/// The overlay's file.
+pub const TUNED: &str = "tuned.safetensors";
+/// What was measured.
+pub const METRICS: &str = "metrics.json";
+/// The model card.
+pub const CARD: &str = "README.md";
+
+/// The version of the format that this crate writes.
+const FORMAT: u32 = 1;
+/// The one key in the safetensors metadata; several would be written in no fixed order.
+const KEY: &str = "twinspan";
+
+/// What the overlay's file says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// Version of the format.
+    pub format: u32,
+    /// Version of the crate that wrote it.
+    pub sdk: String,
+    /// Digest of the base's canonical tensors.
+    pub base: String,
+}
+
+/// Writes a model as the folder `path`; `extra` adds files to it before it appears.
+///
+/// # Errors
+/// The folder cannot be written, or holds something else; nothing is left then.
+pub fn save(
+    path: &Path,
+    recipe: &Recipe,
+    tuned: &Tuned,
+    metrics: &serde_json::Value,
+    extra: &dyn Fn(&Path) -> io::Result<()>,
+) -> Result<()> {
+    let header = Header {
+        format: FORMAT,
+        sdk: env!("CARGO_PKG_VERSION").to_string(),
+        base: tuned.base.digest()?.to_string(),
+    };
+    let overlay = serialize(&tuned.overlay.tensors(), &header)?;
+    let text = recipe.to_toml()?;
+    let card = card(recipe, tuned, metrics, &header);
+    let metrics = serde_json::to_string_pretty(metrics).map_err(Error::plugin)?;
+    file::write_folder(path, RECIPE, |folder| {
+        std::fs::write(folder.join(RECIPE), &text)?;
+        std::fs::write(folder.join(TUNED), &overlay)?;
+        std::fs::write(folder.join(METRICS), metrics + "\n")?;
+        std::fs::write(folder.join(CARD), &card)?;
+        extra(folder)
+    })?;
+    Ok(())
+}
+
+/// Whether an artifact can be written at `path`: asked before a run, not after it.
+///
+/// # Errors
+/// There is something else at `path`, or its parent folder does not exist.
+pub fn check(path: &Path) -> Result<()> {
+    let parent = match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    };
+    if !parent.is_dir() {
+        return Err(Error::wrong_use(format!(
+            "{}: the folder {} does not exist",
+            path.display(),
+            parent.display()
+        )));
+    }
+    let occupied = match std::fs::read_dir(path) {
+        Ok(mut entries) => entries.next().is_some() && !path.join(RECIPE).is_file(),
+        Err(_) => path.exists(),
+    };
+    match occupied {
+        true => Err(Error::wrong_use(format!(
+            "{} exists and is not a model folder; name a new one",
+            path.display()
+        ))),
+        false => Ok(()),
+    }
+}
+
+fn serialize(tensors: &BTreeMap<String, Tensor>, header: &Header) -> Result<Vec<u8>> {
+    let mut ready = BTreeMap::new();
+    for (name, tensor) in tensors {
+        ready.insert(name.as_str(), tensor.to_device(&Device::Cpu)?.contiguous()?);
+    }
+    let header = serde_json::to_string(header).map_err(Error::plugin)?;
+    let metadata = [(KEY.to_string(), header)].into_iter().collect();
+    safetensors::serialize(ready, Some(metadata)).map_err(Error::plugin)
+}
+
+/// The recipe of a model folder.
+///
+/// # Errors
+/// The folder is not a model.
+pub fn recipe(path: &Path, weights: Option<&Path>) -> Result<Recipe> {
+    if !path.join(RECIPE).is_file() || !path.join(TUNED).is_file() {
+        return Err(Error::wrong_use(format!(
+            "{} is not a model folder: it needs {RECIPE} and {TUNED}",
+            path.display()
+        )));
+    }
+    let mut recipe = Recipe::open(&path.join(RECIPE))?;
+    if let Some(weights) = weights {
+        recipe.weights.weights = weights.display().to_string();
+    }
+    Ok(recipe)
+}
+
+/// Opens the model in `path`, on the weights its recipe names.
+///
+/// # Errors
+/// The folder is not a model, its weights are not there or are others, or it is damaged.
+pub fn open(path: &Path, recipe: &Recipe, compute: Compute) -> Result<Tuned> {
+    let base = weights::open(recipe)?;
+    open_on(path, recipe, base, compute)
+}
+
+/// Opens the model in `path` on a base that is open already.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_on(path: &Path, recipe: &Recipe, base: Base, compute: Compute) -> Result<Tuned> {
+    let file = path.join(TUNED);
+    let checkpoint = Checkpoint::open(&file)?;
+    let header = header(&file)?;
+    if header.format > FORMAT {
+        return Err(Error::plugin(format!(
+            "{} has format {}, written by twinspan {}; this program reads up to {FORMAT}",
+            file.display(),
+            header.format,
+            header.sdk
+        )));
+    }
+    let digest = base.digest()?;
+    if digest != header.base {
+        return Err(Error::OtherBase {
+            model: path.to_path_buf(),
+            expected: header.base,
+            got: digest.to_string(),
+        });
+    }
+    let mut stored = BTreeMap::new();
+    for name in checkpoint.names() {
+        if let Some(tensor) = checkpoint.get(name) {
+            let tensor = tensor.tensor(tensor.dtype(), &Device::Cpu)?;
+            stored.insert(name.to_string(), tensor);
+        }
+    }
+    let mut tuned = Tuned::new(recipe, base, compute)?;
+    tuned.overlay.restore(&stored)?;
+    Ok(tuned)
+}
+
+/// What the overlay's file says of itself.
+///
+/// # Errors
+/// The file was not written as an artifact.
+pub fn header(file: &Path) -> Result<Header> {
+    use std::io::Read;
+    let read = || -> io::Result<Vec<u8>> {
+        let mut source = std::fs::File::open(file)?;
+        let size = source.metadata()?.len();
+        let mut length = [0; 8];
+        source.read_exact(&mut length)?;
+        let length = u64::from_le_bytes(length).min(size);
+        let mut json = Vec::new();
+        source.take(length).read_to_end(&mut json)?;
+        Ok(json)
+    };
+    let foreign = || {
+        Error::plugin(format!(
+            "{} was not written as a twinspan artifact: it lacks the metadata `{KEY}`",
+            file.display()
+        ))
+    };
+    let json = read().map_err(|e| Error::plugin(format!("{}: {e}", file.display())))?;
+    let json: serde_json::Value = serde_json::from_slice(&json).map_err(|_| foreign())?;
+    let header = json["__metadata__"][KEY].as_str().ok_or_else(foreign)?;
+    serde_json::from_str(header).map_err(|_| foreign())
+}
+
+fn card(recipe: &Recipe, tuned: &Tuned, metrics: &serde_json::Value, header: &Header) -> String {
+    let mut lines = vec![
+        "# A model tuned with twinspan".to_string(),
+        String::new(),
+        format!(
+            "- backbone: `{}`, frozen; digest of its weights `{}`",
+            recipe.backbone.name, header.base
+        ),
+        format!("- task: `{}`", recipe.task.name),
+    ];
+    let mut owners: BTreeMap<&str, usize> = BTreeMap::new();
+    for trained in tuned.overlay.trained.values() {
+        *owners.entry(&trained.owner).or_default() += trained.var.elem_count();
+    }
+    for (owner, count) in owners {
+        lines.push(format!("- `{owner}`: {count} trained parameters"));
+    }
+    if let Some(scores) = metrics.as_object().filter(|m| !m.is_empty()) {
+        lines.push(String::new());
+        lines.push("Measured:".into());
+        lines.push(String::new());
+        for (name, value) in scores {
+            lines.push(format!("- {name}: {value}"));
+        }
+    }
+    lines.push(String::new());
+    lines.push(format!(
+        "`recipe.toml` says how it was made, `tuned.safetensors` holds what was trained (twinspan {}).",
+        header.sdk
+    ));
+    lines.join("\n") + "\n"
+}

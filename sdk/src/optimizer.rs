@@ -1,0 +1,265 @@
+//! Adam and AdamW over the parameters of an overlay, in place.
+//!
+//! Owns the update rule and its state. Rates come from [`crate::schedule`] and the recipe's
+//! groups; gradients from the caller.
+
+use std::collections::BTreeMap;
+
+use candle_core::{CpuStorage, DType, InplaceOp2, InplaceOp3, Layout, Tensor, bail};
+use rayon::prelude::*;
+
+use crate::error::Result;
+use crate::parameter::Overlay;
+use crate::recipe::{OptimizerChoice, TrainOptions};
+
+/// Gradients by parameter name.
+pub type Gradients = BTreeMap<String, Tensor>;
+
+/// Adam (Kingma and Ba, 2015) or AdamW (Loshchilov and Hutter, 2019), as PyTorch computes them.
+#[derive(Debug)]
+pub struct Optimizer {
+    choice: OptimizerChoice,
+    betas: (f64, f64),
+    epsilon: f64,
+    groups: BTreeMap<String, Group>,
+    moments: BTreeMap<String, Moments>,
+    step: i32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Group {
+    /// The owner's rate over `train.rate`.
+    rate: f64,
+    decay: f64,
+}
+
+#[derive(Debug)]
+struct Moments {
+    first: Tensor,
+    second: Tensor,
+}
+
+impl Optimizer {
+    /// An optimiser for everything that trains in `overlay`.
+    ///
+    /// # Errors
+    /// A group names an owner that trains nothing.
+    pub fn new(options: &TrainOptions, overlay: &Overlay) -> Result<Self> {
+        let mut moments = BTreeMap::new();
+        for (name, trained) in &overlay.trained {
+            moments.insert(
+                name.clone(),
+                Moments {
+                    first: trained.var.zeros_like()?,
+                    second: trained.var.zeros_like()?,
+                },
+            );
+        }
+        let mut owners: Vec<&str> = overlay.trained.values().map(|t| t.owner.as_str()).collect();
+        owners.sort_unstable();
+        owners.dedup();
+        if let Some(strange) = options
+            .groups
+            .keys()
+            .find(|g| !owners.contains(&g.as_str()))
+        {
+            return Err(crate::Error::Recipe {
+                origin: format!("train.groups.{strange}"),
+                message: format!(
+                    "nothing trains under this name; there are: {}",
+                    owners.join(", ")
+                ),
+            });
+        }
+        let groups = owners
+            .into_iter()
+            .map(|owner| {
+                let own = options.groups.get(owner).copied().unwrap_or_default();
+                let rate = own
+                    .rate
+                    .map_or(1.0, |r| r / options.rate.max(f64::MIN_POSITIVE));
+                let decay = own.weight_decay.unwrap_or(options.weight_decay);
+                (owner.to_string(), Group { rate, decay })
+            })
+            .collect();
+        Ok(Self {
+            choice: options.optimizer,
+            betas: options.betas,
+            epsilon: options.epsilon,
+            groups,
+            moments,
+            step: 0,
+        })
+    }
+
+    /// One step at learning rate `rate`; every gradient is by the name of its parameter.
+    ///
+    /// # Errors
+    /// An operation failed.
+    pub fn step(&mut self, overlay: &Overlay, gradients: &Gradients, rate: f64) -> Result<()> {
+        self.step += 1;
+        let (b1, b2) = self.betas;
+        for (name, trained) in &overlay.trained {
+            let (Some(moments), Some(gradient)) = (self.moments.get(name), gradients.get(name))
+            else {
+                continue;
+            };
+            let group = self.groups[&trained.owner];
+            let coupled = self.choice == OptimizerChoice::Adam && group.decay > 0.0;
+            let gradient = match coupled {
+                true => (gradient + (trained.var.as_detached_tensor() * group.decay)?)?,
+                false => gradient.clone(),
+            };
+            let gradient = gradient.detach().contiguous()?;
+            let decay = match self.choice {
+                OptimizerChoice::Adam => 0.0,
+                OptimizerChoice::Adamw => group.decay,
+            };
+            let rate = rate * group.rate * trained.rate;
+            let update = Update {
+                rate,
+                decay,
+                epsilon: self.epsilon,
+                correction: (1.0 - b1.powi(self.step), 1.0 - b2.powi(self.step)),
+            };
+            let first = Average {
+                beta: b1,
+                square: false,
+            };
+            let second = Average {
+                beta: b2,
+                square: true,
+            };
+            moments.first.inplace_op2(&gradient, &first)?;
+            moments.second.inplace_op2(&gradient, &second)?;
+            let var = trained.var.as_tensor();
+            var.inplace_op3(&moments.first, &moments.second, &update)?;
+        }
+        Ok(())
+    }
+}
+
+/// avg ← β avg + (1 - β) g or (1 - β) g².
+struct Average {
+    beta: f64,
+    square: bool,
+}
+
+/// θ ← θ - rate (m / c₁ / (√(v / c₂) + ε) + decay θ).
+struct Update {
+    rate: f64,
+    decay: f64,
+    epsilon: f64,
+    correction: (f64, f64),
+}
+
+/// Elements a thread takes at once; the sums of different elements never mix.
+const CHUNK: usize = 1 << 14;
+
+macro_rules! average {
+    ($t:ty, $op:expr, $average:expr, $gradient:expr) => {{
+        let (beta, rest) = ($op.beta as $t, (1.0 - $op.beta) as $t);
+        let square = $op.square;
+        $average
+            .par_chunks_mut(CHUNK)
+            .zip($gradient.par_chunks(CHUNK))
+            .for_each(|(average, gradient)| {
+                for (a, g) in average.iter_mut().zip(gradient) {
+                    let g = if square { g * g } else { *g };
+                    *a = *a * beta + g * rest;
+                }
+            });
+    }};
+}
+
+macro_rules! update {
+    ($t:ty, $op:expr, $value:expr, $first:expr, $second:expr) => {{
+        let rate = $op.rate as $t;
+        let keep = (1.0 - $op.rate * $op.decay) as $t;
+        let epsilon = $op.epsilon as $t;
+        let (c1, c2) = ($op.correction.0 as $t, $op.correction.1 as $t);
+        $value
+            .par_chunks_mut(CHUNK)
+            .zip($first.par_chunks(CHUNK))
+            .zip($second.par_chunks(CHUNK))
+            .for_each(|((value, first), second)| {
+                for ((x, m), v) in value.iter_mut().zip(first).zip(second) {
+                    *x = *x * keep - rate * (m / c1) / ((v / c2).sqrt() + epsilon);
+                }
+            });
+    }};
+}
+
+fn whole<'a, T>(values: &'a [T], layout: &Layout) -> candle_core::Result<&'a [T]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&values[start..end]),
+        None => bail!("the optimiser needs contiguous tensors"),
+    }
+}
+
+fn whole_mut<'a, T>(values: &'a mut [T], layout: &Layout) -> candle_core::Result<&'a mut [T]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&mut values[start..end]),
+        None => bail!("the optimiser needs contiguous tensors"),
+    }
+}
+
+impl InplaceOp2 for Average {
+    fn name(&self) -> &'static str {
+        "average"
+    }
+
+    fn cpu_fwd(
+        &self,
+        average: &mut CpuStorage,
+        al: &Layout,
+        gradient: &CpuStorage,
+        gl: &Layout,
+    ) -> candle_core::Result<()> {
+        match (average, gradient) {
+            (CpuStorage::F32(a), CpuStorage::F32(g)) => {
+                average!(f32, self, whole_mut(a, al)?, whole(g, gl)?);
+            }
+            (CpuStorage::F64(a), CpuStorage::F64(g)) => {
+                average!(f64, self, whole_mut(a, al)?, whole(g, gl)?);
+            }
+            _ => bail!(
+                "the optimiser computes in {:?} or {:?}",
+                DType::F32,
+                DType::F64
+            ),
+        }
+        Ok(())
+    }
+}
+
+impl InplaceOp3 for Update {
+    fn name(&self) -> &'static str {
+        "update"
+    }
+
+    fn cpu_fwd(
+        &self,
+        value: &mut CpuStorage,
+        xl: &Layout,
+        first: &CpuStorage,
+        ml: &Layout,
+        second: &CpuStorage,
+        vl: &Layout,
+    ) -> candle_core::Result<()> {
+        match (value, first, second) {
+            (CpuStorage::F32(x), CpuStorage::F32(m), CpuStorage::F32(v)) => {
+                update!(f32, self, whole_mut(x, xl)?, whole(m, ml)?, whole(v, vl)?);
+            }
+            (CpuStorage::F64(x), CpuStorage::F64(m), CpuStorage::F64(v)) => {
+                update!(f64, self, whole_mut(x, xl)?, whole(m, ml)?, whole(v, vl)?);
+            }
+            _ => bail!(
+                "the optimiser computes in {:?} or {:?}",
+                DType::F32,
+                DType::F64
+            ),
+        }
+        Ok(())
+    }
+}
