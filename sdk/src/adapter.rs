@@ -242,10 +242,13 @@ pub struct BranchSlot {
     pub block: usize,
     /// Which branch.
     pub branch: Branch,
-    /// Width of its input and output.
+    /// Width of its output.
     pub width: usize,
-    /// The block's stream.
+    /// The stream that the block gives.
     pub stream: StreamInfo,
+    /// The stream that the block reads: its width is that of the branch's input, and in a
+    /// ResNet neither it nor the grid need be the output's.
+    pub before: StreamInfo,
 }
 
 /// A moment of a stream to act on.
@@ -377,6 +380,16 @@ impl Slot {
         match self {
             Slot::Parameter(s) => Some(s),
             _ => None,
+        }
+    }
+}
+
+impl BranchSlot {
+    /// Along which dimension of its input and output the channels lie.
+    pub fn channels(&self) -> crate::hooks::Channels {
+        match self.stream.map {
+            true => crate::hooks::Channels::Map,
+            false => crate::hooks::Channels::Last,
         }
     }
 }

@@ -216,6 +216,7 @@ fn branches(topology: &Topology, sites: &Sites, chosen: &[Branch]) -> (Vec<Slot>
     let mut all = Vec::new();
     let mut slots = Vec::new();
     for tower in Tower::BOTH {
+        let mut before = topology.tower(tower).embed;
         for (block, info) in topology.tower(tower).blocks.iter().enumerate() {
             for branch in &info.branches {
                 if sites.towers.is_empty() || sites.towers.contains(&tower) {
@@ -228,9 +229,11 @@ fn branches(topology: &Topology, sites: &Sites, chosen: &[Branch]) -> (Vec<Slot>
                         branch: branch.branch,
                         width: branch.width,
                         stream: info.stream,
+                        before,
                     }));
                 }
             }
+            before = info.stream;
         }
     }
     (slots, all)

@@ -16,7 +16,7 @@ use twinspan_sdk::tokenizer::Tokenizer;
 use twinspan_sdk::topology::Topology;
 use twinspan_sdk::tuned::Compute;
 
-/// The toy, boasting of a projection that it does not run.
+/// The toy, boasting of a projection that it does not run and of a width that it does not have.
 struct Boastful(Toy);
 
 impl Backbone for Boastful {
@@ -26,6 +26,7 @@ impl Backbone for Boastful {
         more.projection = Projection::Shortcut;
         more.name = "vision.blocks.0.shortcut".into();
         topology.vision.projections.push(more);
+        topology.text.blocks[1].branches[1].width = 9;
         Ok(topology)
     }
 
@@ -61,6 +62,11 @@ fn the_toy_runs_every_hook_it_offers() {
 }
 
 #[test]
-fn a_place_that_is_offered_and_not_run_is_found() {
-    assert_eq!(silent(Boastful(Toy::default())), ["vision.blocks.0.shortcut"]);
+fn a_place_that_is_not_as_it_was_offered_is_found() {
+    let wanted = [
+        "vision.blocks.0.shortcut",
+        "vision.blocks.0.shortcut.input",
+        "text.blocks.1.mlp",
+    ];
+    assert_eq!(silent(Boastful(Toy::default())), wanted);
 }

@@ -9,7 +9,7 @@ use super::{By, Look, Scripted, ToyTask};
 use crate::adapter::{Slot, Want};
 use crate::backbone::Backbone;
 use crate::error::Result;
-use crate::hooks::{BranchView, Hooks};
+use crate::hooks::{BranchView, Channels, Hooks};
 use crate::pass::Pass;
 use crate::plan::site_name;
 use crate::recipe::{Recipe, TrainOptions, WeightsChoice};
@@ -17,12 +17,13 @@ use crate::registry::Configured;
 use crate::site::{Branch, EmbedStep, Moment, Projection, Sites, Tower};
 use crate::stream::Stream;
 use crate::task::{Batch, Task};
-use crate::topology::Topology;
+use crate::topology::{Shape, Topology};
 use crate::tuned::{Compute, Tuned};
 use crate::weights;
 
-/// The places that `backbone`'s topology offers but whose hooks do not run on `batch`: an
-/// adapter there would train nothing. None in a sound backbone.
+/// The places that `backbone`'s topology offers but whose hooks do not run on `batch`, or see
+/// another width than their slot says: an adapter there would train nothing, or not fit. None in
+/// a sound backbone.
 ///
 /// # Errors
 /// The backbone or the batch is not sound.
@@ -101,62 +102,84 @@ fn probe(slot: &Slot, hooks: &mut Hooks) -> Vec<(String, Mark)> {
     let mut mark = |what: &str| {
         let mark = Mark::default();
         marks.push((format!("{}{what}", site_name(slot)), mark.clone()));
-        move || mark.store(true, Ordering::Relaxed)
+        move |as_said: bool| mark.store(as_said, Ordering::Relaxed)
+    };
+    let channels = |x: &Tensor, map: bool, width: usize| match map {
+        true => x.rank() == 4 && x.dims()[1] == width,
+        false => x.dims().last() == Some(&width),
     };
     match slot {
         Slot::Projection(slot) => {
-            let ran = mark("");
+            let (ran, read) = (mark(""), mark(".input"));
+            let (input, output) = (slot.input, slot.output);
+            let map = slot.channels() == Channels::Map;
+            let ids = slot.shape == Shape::Embedding;
             hooks.output(
                 slot,
                 By(move |x: &Tensor, _: &mut Pass| {
-                    ran();
+                    ran(channels(x, map, output));
+                    Ok(x.clone())
+                }),
+            );
+            hooks.input(
+                slot,
+                By(move |x: &Tensor, _: &mut Pass| {
+                    read(ids || channels(x, map, input));
                     Ok(x.clone())
                 }),
             );
         }
         Slot::Branch(slot) => {
             let (ran, normed) = (mark(""), mark(".norm"));
+            let (map, input, output) = (slot.stream.map, slot.before.width, slot.width);
             hooks.branch(
                 slot,
-                By(move |_: BranchView, y: &Tensor, _: &mut Pass| {
-                    ran();
+                By(move |view: BranchView, y: &Tensor, _: &mut Pass| {
+                    ran(channels(y, map, output) && channels(view.input, map, input));
                     Ok(y.clone())
                 }),
             );
             hooks.norm(
                 slot,
                 By(move |x: &Tensor, _: &mut Pass| {
-                    normed();
+                    normed(channels(x, map, input));
                     Ok(x.clone())
                 }),
             );
         }
         Slot::Stream(slot) => {
             let ran = mark("");
+            let info = slot.stream;
             hooks.stream(
                 slot,
                 By(move |stream: Stream, _: &mut Pass| {
-                    ran();
+                    let grid = match info.grid {
+                        Some((h, w)) => stream.grid()?.dims()[2..] == [h, w],
+                        None => true,
+                    };
+                    ran(grid && channels(&stream.data, info.map, info.width));
                     Ok(stream)
                 }),
             );
         }
         Slot::KeyValue(slot) => {
             let ran = mark("");
+            let width = slot.width;
             hooks.key_value(
                 slot,
                 By(move |k: Tensor, v: Tensor, _: &mut Pass| {
-                    ran();
+                    ran(channels(&k, false, width) && channels(&v, false, width));
                     Ok((k, v))
                 }),
             );
         }
         Slot::Pooled(slot) => {
             let ran = mark("");
+            let width = slot.width;
             hooks.pooled(
                 slot,
                 By(move |x: &Tensor, _: &mut Pass| {
-                    ran();
+                    ran(x.rank() == 2 && channels(x, false, width));
                     Ok(x.clone())
                 }),
             );
