@@ -67,6 +67,7 @@ use crate::site::{At, Branch, Moment, Projection, Role, Sites, Tap, Tower};
 use crate::task::Dataset;
 use crate::tokenizer::Tokenizer;
 use crate::topology::{Shape, StreamInfo};
+use crate::tuned::Tuned;
 
 /// An adapter: small trainable parts beside, between or around frozen weights.
 pub trait Adapter: Send + Sync {
@@ -79,6 +80,7 @@ pub trait Adapter: Send + Sync {
     fn wants(&self) -> Vec<Want>;
 
     /// What the hook in `slot` looks at elsewhere. The order of the towers follows from it.
+    /// Existing parameters have no hook and read nothing.
     fn reads(&self, _slot: &Slot) -> Vec<Tap> {
         Vec::new()
     }
@@ -132,6 +134,9 @@ impl Life for Idle {}
 pub struct Source<'a> {
     /// The frozen weights.
     pub base: &'a Base,
+    /// The model, adapters installed: a forward pass gives what an adapter's hooks read
+    /// (Tip-Adapter's keys are pooled vectors of the training pictures).
+    pub model: &'a Tuned,
     /// The tokenizer, when the recipe names one.
     pub tokenizer: Option<&'a dyn Tokenizer>,
     /// The training data, when there is any.
@@ -237,10 +242,13 @@ pub struct BranchSlot {
     pub block: usize,
     /// Which branch.
     pub branch: Branch,
-    /// Width of its input and output.
+    /// Width of its output.
     pub width: usize,
-    /// The block's stream.
+    /// The stream that the block gives.
     pub stream: StreamInfo,
+    /// The stream that the block reads: its width is that of the branch's input, and in a
+    /// ResNet neither it nor the grid need be the output's.
+    pub before: StreamInfo,
 }
 
 /// A moment of a stream to act on.
@@ -372,6 +380,16 @@ impl Slot {
         match self {
             Slot::Parameter(s) => Some(s),
             _ => None,
+        }
+    }
+}
+
+impl BranchSlot {
+    /// Along which dimension of its input and output the channels lie.
+    pub fn channels(&self) -> crate::hooks::Channels {
+        match self.stream.map {
+            true => crate::hooks::Channels::Map,
+            false => crate::hooks::Channels::Last,
         }
     }
 }

@@ -93,6 +93,28 @@ pub enum Error {
         /// The task.
         task: String,
     },
+    /// A task reads items of a tower that depends on the pair.
+    #[error(
+        "task `{task}` reads {tap} by item, but with {} it depends on the pair of picture and sentence", and(.adapters)
+    )]
+    ItemsArePairs {
+        /// The task.
+        task: String,
+        /// What it reads.
+        tap: Tap,
+        /// The labels of the adapters that look from one tower into the other.
+        adapters: Vec<String>,
+    },
+    /// Similarities that depend on the pair need every pair.
+    #[error(
+        "where a tower reads the other, similarities need every pair of the batch: picture {picture} with sentence {sentence} is missing"
+    )]
+    PairMissing {
+        /// A picture of the batch.
+        picture: usize,
+        /// The sentence it is not paired with.
+        sentence: usize,
+    },
     /// A parameter that trains got no gradient.
     #[error("parameter `{name}` trains but the loss does not reach it")]
     NoGradient {
@@ -100,9 +122,7 @@ pub enum Error {
         name: String,
     },
     /// What adapters read forms a cycle.
-    #[error(
-        "{} cannot be combined: each waits for what the other changes ({cycle})", .adapters.iter().map(|a| format!("`{a}`")).collect::<Vec<_>>().join(" and ")
-    )]
+    #[error("{}", cyclic(.adapters, .cycle))]
     Cycle {
         /// The labels of the adapters on the cycle.
         adapters: Vec<String>,
@@ -217,10 +237,17 @@ pub enum Error {
     Checkpoint(#[from] CheckpointError),
     /// Names of weights.
     #[error(transparent)]
-    KeyMap(#[from] KeyMapError),
+    KeyMap(Box<KeyMapError>),
     /// A tensor operation.
     #[error("{}", first_line(.0))]
     Tensor(#[from] candle_core::Error),
+}
+
+// Boxed: it is the largest by far, and every result of this crate would carry its size.
+impl From<KeyMapError> for Error {
+    fn from(error: KeyMapError) -> Self {
+        Error::KeyMap(Box::new(error))
+    }
 }
 
 impl Error {
@@ -252,6 +279,7 @@ impl Error {
             | NoSuchSite { .. }
             | NoSuchTap { .. }
             | Unread { .. }
+            | ItemsArePairs { .. }
             | Cycle { .. }
             | SecondReparametrisation { .. }
             | NameTaken { .. }
@@ -259,6 +287,21 @@ impl Error {
             _ => false,
         }
     }
+}
+
+fn cyclic(adapters: &[String], cycle: &str) -> String {
+    match adapters {
+        [one] => format!("`{one}` reads what waits for itself ({cycle})"),
+        many => format!(
+            "{} cannot be combined: each waits for what the other changes ({cycle})",
+            and(many)
+        ),
+    }
+}
+
+fn and(adapters: &[String]) -> String {
+    let quoted: Vec<String> = adapters.iter().map(|a| format!("`{a}`")).collect();
+    quoted.join(" and ")
 }
 
 fn did_you_mean(name: &str, known: &[String]) -> String {

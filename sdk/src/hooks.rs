@@ -23,9 +23,10 @@ use crate::adapter::{
 use crate::error::{Error, Result};
 use crate::ops;
 use crate::parameter::Parameter;
-use crate::pass::{CarryKey, Pass, TapKey};
+use crate::pass::{ByItem, CarryKey, Pass, Repeat, TapKey};
 use crate::site::{At, Branch, Moment, Projection, Tap, Tower};
 use crate::stream::Stream;
+use crate::topology::{ProjectionInfo, TowerTopology};
 
 /// Along which dimension channels lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +53,8 @@ impl Channels {
 /// A weight `[out, ..]` with its bias `[out]`: what folding changes.
 #[derive(Clone, Debug)]
 pub struct Folded {
-    /// The weight, `[out, in]` or `[out, in, k, k]`.
+    /// The weight, `[out, in]` or `[out, in, k, k]`. Hooks see an embedding transposed, as
+    /// `[out, in]` too.
     pub weight: Tensor,
     /// The bias.
     pub bias: Option<Tensor>,
@@ -96,7 +98,7 @@ pub trait Update: Send + Sync {
     /// An operation failed.
     fn forward(&self, x: &Tensor, pass: &mut Pass) -> Result<Tensor>;
 
-    /// ΔW, in the shape of the weight.
+    /// ΔW, in the shape of the weight as it is stored (`[in, out]` for an embedding).
     ///
     /// # Errors
     /// An operation failed.
@@ -105,7 +107,8 @@ pub trait Update: Send + Sync {
 
 /// A reparametrisation by rows: W' = diag(s(W + ΔW)) (W + ΔW), as in DoRA. At most one a site.
 pub trait Reparametrise: Send + Sync {
-    /// The factor of each output row, `[out]`, from the updated weight.
+    /// The factor of each output row, `[out]`, from the updated weight `[out, ..]`; an embedding
+    /// comes transposed, as `[out, in]`.
     ///
     /// # Errors
     /// An operation failed.
@@ -195,7 +198,8 @@ pub trait PooledHook: Send + Sync {
 
 /// A change of the similarities `[pictures, sentences]` (Tip-Adapter).
 pub trait LogitsHook: Send + Sync {
-    /// The new logits; `vision` and `text` are the pooled vectors they come from.
+    /// The new logits; `vision` and `text` are the pooled vectors they come from, of length 1:
+    /// by item, or by pair for a tower that reads the other.
     ///
     /// # Errors
     /// An operation failed.
@@ -302,11 +306,16 @@ pub trait Operator {
     /// The shapes do not fit.
     fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor>;
 
-    /// W, `[out, ..]`.
+    /// W as it is stored: `[out, ..]`, or `[in, out]` for a table.
     ///
     /// # Errors
     /// The weight cannot be converted.
     fn weight(&self, pass: &Pass) -> Result<Tensor>;
+
+    /// Whether W is a table `[in, out]` whose rows are picked by id.
+    fn is_table(&self) -> bool {
+        false
+    }
 
     /// b, `[out]`.
     ///
@@ -365,7 +374,8 @@ impl ProjectionHooks {
                 y
             }
             Some(rows) => {
-                let factor = rows.rows(&self.updated(operator, pass)?, pass)?;
+                let updated = self.updated(operator, pass)?;
+                let factor = rows.rows(&turned(operator, updated)?, pass)?;
                 let mut y = operator.product(&read, pass)?;
                 for update in &self.updates {
                     y = ops::add(&y, &update.forward(&read, pass)?)?;
@@ -387,17 +397,28 @@ impl ProjectionHooks {
         Ok(y)
     }
 
-    /// The weight and bias that give without hooks what `operator` gives with them.
+    /// The weight, as it is stored, and the bias that give without hooks what `operator` gives
+    /// with them. A table takes what would be its bias into every row.
     ///
     /// # Errors
     /// [`Error::CannotFold`] with the reason.
     pub fn fold(&self, operator: &(impl Operator + ?Sized), pass: &Pass) -> Result<Folded> {
+        self.fold_behind(&[], operator, pass)
+    }
+
+    /// [`fold`](Self::fold), with the hooks on the norm that the projection reads folded in too.
+    fn fold_behind(
+        &self,
+        norm: &[Box<dyn Transform>],
+        operator: &(impl Operator + ?Sized),
+        pass: &Pass,
+    ) -> Result<Folded> {
         if !self.bypass.is_empty() {
             return Err(Error::CannotFold {
                 why: "a path around a projection is not part of its weight",
             });
         }
-        let mut weight = self.updated(operator, pass)?;
+        let mut weight = turned(operator, self.updated(operator, pass)?)?;
         if let Some(rows) = &self.rows {
             let factor = rows.rows(&weight, pass)?;
             weight = scale_rows(&weight, &factor)?;
@@ -406,11 +427,22 @@ impl ProjectionHooks {
             weight,
             bias: operator.bias(pass)?,
         };
-        for hook in self.input.iter().rev() {
+        if operator.is_table() && !self.input.is_empty() {
+            return Err(Error::CannotFold {
+                why: "ids have no channels to scale or shift",
+            });
+        }
+        for hook in norm.iter().chain(&self.input).rev() {
             folded = hook.fold_input(folded, pass)?;
         }
         for hook in &self.output {
             folded = hook.fold_output(folded, pass)?;
+        }
+        folded.weight = turned(operator, folded.weight)?;
+        if operator.is_table()
+            && let Some(bias) = folded.bias.take()
+        {
+            folded.weight = ops::add(&folded.weight, &bias)?;
         }
         Ok(folded)
     }
@@ -421,6 +453,14 @@ impl ProjectionHooks {
             weight = ops::add(&weight, &update.delta(pass)?)?;
         }
         Ok(weight)
+    }
+}
+
+/// A table turned from `[in, out]` to `[out, in]` or back; any other weight as it is.
+fn turned(operator: &(impl Operator + ?Sized), weight: Tensor) -> Result<Tensor> {
+    match operator.is_table() {
+        true => Ok(weight.t()?),
+        false => Ok(weight),
     }
 }
 
@@ -506,9 +546,9 @@ pub struct TowerHooks {
     embed: PlaceHooks,
     blocks: Vec<PlaceHooks>,
     last: PlaceHooks,
-    streams: Vec<(Moment, Box<dyn StreamHook>)>,
-    before: Vec<Vec<usize>>,
-    after: Vec<Vec<usize>>,
+    embedding: [Vec<Box<dyn StreamHook>>; 3],
+    before: Vec<Vec<Box<dyn StreamHook>>>,
+    after: Vec<Vec<Box<dyn StreamHook>>>,
     pooled: Vec<Box<dyn PooledHook>>,
 }
 
@@ -516,8 +556,8 @@ impl TowerHooks {
     fn new(blocks: usize) -> Self {
         Self {
             blocks: (0..blocks).map(|_| PlaceHooks::default()).collect(),
-            before: vec![Vec::new(); blocks],
-            after: vec![Vec::new(); blocks],
+            before: (0..blocks).map(|_| Vec::new()).collect(),
+            after: (0..blocks).map(|_| Vec::new()).collect(),
             ..Self::default()
         }
     }
@@ -539,26 +579,46 @@ impl TowerHooks {
         }
     }
 
-    pub(crate) fn stream(&self, at: Moment, stream: Stream, pass: &mut Pass) -> Result<Stream> {
-        let mut stream = stream;
+    /// The weight and bias that give without hooks what `operator`, projection `info` of this
+    /// tower, gives with them; those on the norm that it reads are folded in.
+    ///
+    /// # Errors
+    /// [`Error::CannotFold`] with the reason.
+    pub fn fold(
+        &self,
+        topology: &TowerTopology,
+        info: &ProjectionInfo,
+        operator: &(impl Operator + ?Sized),
+        pass: &Pass,
+    ) -> Result<Folded> {
+        let place = self.place(info.at);
+        let hooks = place.projection(info.projection);
+        let At::Block(block) = info.at else {
+            return hooks.fold(operator, pass);
+        };
+        let mut branches = topology.blocks[block].branches.iter();
+        match branches.find(|b| b.consumers.contains(&info.projection)) {
+            Some(read) => hooks.fold_behind(&place.norms[read.branch as usize], operator, pass),
+            None => hooks.fold(operator, pass),
+        }
+    }
+
+    fn moment_mut(&mut self, at: Moment) -> &mut Vec<Box<dyn StreamHook>> {
         match at {
-            Moment::Before(i) => {
-                for &k in &self.before[i] {
-                    stream = self.streams[k].1.forward(stream, pass)?;
-                }
-            }
-            Moment::After(i) => {
-                for &k in &self.after[i] {
-                    stream = self.streams[k].1.forward(stream, pass)?;
-                }
-            }
-            Moment::Embed(_) => {
-                for (moment, hook) in &self.streams {
-                    if *moment == at {
-                        stream = hook.forward(stream, pass)?;
-                    }
-                }
-            }
+            Moment::Embed(step) => &mut self.embedding[step as usize],
+            Moment::Before(i) => &mut self.before[i],
+            Moment::After(i) => &mut self.after[i],
+        }
+    }
+
+    pub(crate) fn stream(&self, at: Moment, mut stream: Stream, pass: &mut Pass) -> Result<Stream> {
+        let hooks = match at {
+            Moment::Embed(step) => &self.embedding[step as usize],
+            Moment::Before(i) => &self.before[i],
+            Moment::After(i) => &self.after[i],
+        };
+        for hook in hooks {
+            stream = hook.forward(stream, pass)?;
         }
         Ok(stream)
     }
@@ -579,15 +639,44 @@ pub(crate) struct HungBridge {
     pub bridge: Box<dyn Bridge>,
 }
 
+/// Who reads a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reader {
+    /// A hook at this depth.
+    Place(Tower, At),
+    /// A bridge after these blocks, vision first.
+    Bridge(usize, usize),
+    /// The task's head, when both towers are done.
+    Head,
+}
+
+impl Reader {
+    /// The reader in a slot; none in an existing parameter, which has no forward.
+    pub fn of(slot: &Slot) -> Option<Self> {
+        match slot {
+            Slot::Stage(s) => Some(Reader::Bridge(s.vision.0, s.text.0)),
+            Slot::Logits => Some(Reader::Place(Tower::Vision, At::Logits)),
+            _ => slot.place().map(|(tower, at)| Reader::Place(tower, at)),
+        }
+    }
+
+    /// Whether it looks from one tower into the other at `tap`. Logits see items of both.
+    pub fn crosses(self, tap: Tap) -> bool {
+        matches!(self, Reader::Place(tower, at) if tower != tap.tower && at != At::Logits)
+    }
+
+    /// Whether it reads the tower that it acts in.
+    pub fn stays(self, tap: Tap) -> bool {
+        matches!(self, Reader::Place(tower, at) if tower == tap.tower && at != At::Logits)
+    }
+}
+
 /// A stream that hooks read, and who reads it where.
 #[derive(Clone, Debug)]
 pub(crate) struct Reading {
     pub tap: Tap,
     pub owner: String,
-    /// Where the reader is; none for the task's head, which reads when both towers are done.
-    pub reader: Option<(Tower, At)>,
-    /// The reader is a bridge at these blocks.
-    pub bridge: Option<(usize, usize)>,
+    pub reader: Reader,
 }
 
 /// All hooks of a model, and what they read.
@@ -600,7 +689,9 @@ pub struct Hooks {
     pub(crate) readings: Vec<Reading>,
     pub(crate) owner: String,
     pub(crate) acts: Vec<(String, Option<(Tower, At)>)>,
-    declared: Vec<(Option<(Tower, At)>, Option<(usize, usize)>, Tap)>,
+    /// Carries that have a row for each item of a tower, and how they become pairs.
+    pub(crate) along: Vec<(Tower, usize, Repeat)>,
+    declared: Vec<(Reader, Tap)>,
     clash: Option<Error>,
     carries: usize,
 }
@@ -634,10 +725,8 @@ impl Hooks {
         self.owner = owner.to_string();
         self.declared = declared
             .iter()
-            .flat_map(|(slot, taps)| {
-                let bridge = slot.stage().map(|s| (s.vision.0, s.text.0));
-                taps.iter().map(move |tap| (slot.place(), bridge, *tap))
-            })
+            .filter_map(|(slot, taps)| Some((Reader::of(slot)?, taps)))
+            .flat_map(|(reader, taps)| taps.iter().map(move |tap| (reader, *tap)))
             .collect();
     }
 
@@ -710,14 +799,8 @@ impl Hooks {
     /// A change of the stream.
     pub fn stream(&mut self, slot: &StreamSlot, hook: impl StreamHook + 'static) {
         self.act(Some((slot.tower, slot.moment.at())));
-        let tower = self.tower_mut(slot.tower);
-        let index = tower.streams.len();
-        tower.streams.push((slot.moment, Box::new(hook)));
-        match slot.moment {
-            Moment::Before(i) => tower.before[i].push(index),
-            Moment::After(i) => tower.after[i].push(index),
-            Moment::Embed(_) => {}
-        }
+        let hooks = self.tower_mut(slot.tower).moment_mut(slot.moment);
+        hooks.push(Box::new(hook));
     }
 
     /// A change of keys and values.
@@ -751,10 +834,20 @@ impl Hooks {
         self.logits.push(Box::new(hook));
     }
 
-    /// A place for a `T` that hooks of this adapter hand on to each other within a pass.
+    /// A place for a `T` that hooks of this adapter hand on to each other within a pass. What has
+    /// a row for each item of a tower belongs in [`carry_along`](Self::carry_along).
     pub fn carry<T: Send + 'static>(&mut self) -> CarryKey<T> {
         self.carries += 1;
         CarryKey::new(self.carries - 1)
+    }
+
+    /// A carry with a row for each item of `tower`: where the tower's items become pairs, so do
+    /// the rows of what is carried (LST's side stream beside a bridge).
+    pub fn carry_along<T: ByItem>(&mut self, tower: Tower) -> CarryKey<T> {
+        let key = self.carry();
+        let repeat: Repeat = Pass::repeat_carried::<T>;
+        self.along.push((tower, self.carries - 1, repeat));
+        key
     }
 
     /// Where the hook in `slot` finds the stream at `tap`.
@@ -762,19 +855,17 @@ impl Hooks {
     /// # Errors
     /// The adapter's `reads` does not declare it for this slot.
     pub fn tap(&mut self, slot: &Slot, tap: Tap) -> Result<TapKey> {
-        let bridge = slot.stage().map(|s| (s.vision.0, s.text.0));
-        let wanted = (slot.place(), bridge, tap);
-        if !self.declared.contains(&wanted) {
+        let declared = |r: &Reader| self.declared.contains(&(*r, tap));
+        let Some(reader) = Reader::of(slot).filter(declared) else {
             return Err(Error::UndeclaredRead {
                 adapter: self.owner.clone(),
                 tap,
             });
-        }
+        };
         self.readings.push(Reading {
             tap,
             owner: self.owner.clone(),
-            reader: slot.place(),
-            bridge,
+            reader,
         });
         Ok(TapKey(self.readings.len() - 1))
     }
@@ -783,8 +874,7 @@ impl Hooks {
         self.readings.push(Reading {
             tap,
             owner: "head".to_string(),
-            reader: None,
-            bridge: None,
+            reader: Reader::Head,
         });
         TapKey(self.readings.len() - 1)
     }

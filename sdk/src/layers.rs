@@ -114,6 +114,11 @@ pub struct Conv2d {
 }
 
 impl Conv2d {
+    /// A layer over given parameters.
+    pub fn new(weight: Parameter, bias: Option<Parameter>, conv: Conv) -> Self {
+        Self { weight, bias, conv }
+    }
+
     /// The layer `name.weight`, `name.bias` of a backbone.
     ///
     /// # Errors
@@ -233,6 +238,11 @@ pub struct Embedding {
 }
 
 impl Embedding {
+    /// A table over a given parameter.
+    pub fn new(weight: Parameter) -> Self {
+        Self { weight }
+    }
+
     /// The table `name.weight` of a backbone.
     ///
     /// # Errors
@@ -268,6 +278,10 @@ impl Operator for Embedding {
 
     fn bias(&self, _pass: &Pass) -> Result<Option<Tensor>> {
         Ok(None)
+    }
+
+    fn is_table(&self) -> bool {
+        true
     }
 
     fn channels(&self) -> Channels {

@@ -39,6 +39,7 @@ pub mod site;
 pub mod slots;
 pub mod stream;
 pub mod task;
+pub mod testkit;
 pub mod tokenizer;
 pub mod topology;
 pub mod train;

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Error, Result};
-use crate::hooks::Reading;
+use crate::hooks::{Reader, Reading};
 use crate::site::{At, Tap, Tower};
 use crate::topology::Topology;
 
@@ -67,6 +67,25 @@ impl Order {
     }
 }
 
+/// A cycle in words: of each run through one tower the first place and the last.
+fn around(mut places: Vec<(Tower, At)>) -> String {
+    let n = places.len();
+    let turn = (0..n).find(|i| places[*i].0 != places[(i + n - 1) % n].0);
+    places.rotate_left(turn.unwrap_or(0));
+    let mut out = String::new();
+    for run in places.chunk_by(|a, b| a.0 == b.0) {
+        let name = |(tower, at): &(Tower, At)| format!("{tower}.{at}");
+        let shown = match run {
+            [first, last] => format!("{} → {}", name(first), name(last)),
+            [first, .., last] => format!("{} … {}", name(first), name(last)),
+            all => all.iter().map(name).collect(),
+        };
+        out += &format!("{shown} → ");
+    }
+    let first = places.first().map(|(tower, at)| format!("{tower}.{at}"));
+    out + &first.unwrap_or_default()
+}
+
 struct Graph<'a> {
     topology: &'a Topology,
     bridges: &'a Bridges,
@@ -89,17 +108,22 @@ pub(crate) fn order(topology: &Topology, bridges: &Bridges, readings: &[Reading]
     for reading in readings {
         graph.exists(reading)?;
         let from = graph.point(reading.tap.tower, reading.tap.at);
-        match (reading.reader, reading.bridge) {
-            (Some((tower, at)), _) => {
-                graph.edge(from, Node::Place(tower, at), Some(reading.owner.clone()));
-            }
-            (None, Some((v, t))) => {
-                let hung = bridges.iter().enumerate();
-                for (k, _) in hung.filter(|(_, b)| (b.0, b.1, &b.2) == (v, t, &reading.owner)) {
-                    graph.edge(from, Node::Bridge(k), Some(reading.owner.clone()));
+        let owner = || Some(reading.owner.clone());
+        match reading.reader {
+            Reader::Place(tower, at) => {
+                graph.edge(from, Node::Place(tower, at), owner());
+                // The final layers may serve pooling too.
+                if at == At::Final {
+                    graph.edge(from, Node::Place(tower, At::Pooled), owner());
                 }
             }
-            (None, None) => wanted.push(from),
+            Reader::Bridge(v, t) => {
+                let hung = bridges.iter().enumerate();
+                for (k, _) in hung.filter(|(_, b)| (b.0, b.1, &b.2) == (v, t, &reading.owner)) {
+                    graph.edge(from, Node::Bridge(k), owner());
+                }
+            }
+            Reader::Head => wanted.push(from),
         }
     }
     let needed = graph.ancestors(wanted);
@@ -229,29 +253,22 @@ impl Graph<'_> {
                 adapters.push(owner);
             }
         }
-        let places: Vec<String> = path
-            .iter()
-            .rev()
-            .filter_map(|(n, _)| match n {
-                Node::Place(tower, at) => Some(format!("{tower}.{at}")),
-                Node::Bridge(_) => None,
-            })
-            .collect();
-        let shown = match places.as_slice() {
-            [first, .., last] if places.len() > 4 => format!("{first} … {last} … {first}"),
-            all => all.join(" → "),
-        };
+        let places = path.iter().rev().filter_map(|(n, _)| match n {
+            Node::Place(tower, at) => Some((*tower, *at)),
+            Node::Bridge(_) => None,
+        });
         Error::Cycle {
             adapters,
-            cycle: shown,
+            cycle: around(places.collect()),
         }
     }
 
     fn steps(&self, sorted: &[Node], readings: &[Reading]) -> Vec<Step> {
         let crosses = |tower: Tower, at: At| {
-            readings
-                .iter()
-                .any(|r| r.reader == Some((tower, at)) && r.tap.tower != tower)
+            readings.iter().any(|r| {
+                let here = |at| r.reader == Reader::Place(tower, at);
+                r.reader.crosses(r.tap) && (here(at) || at == At::Pooled && here(At::Final))
+            })
         };
         let mut expanded: BTreeSet<Tower> = BTreeSet::new();
         let mut steps = Vec::new();

@@ -139,6 +139,22 @@ impl Parameter {
         }
     }
 
+    /// Writes another start, of the same shape: for [`Life::prepare`](crate::adapter::Life).
+    ///
+    /// # Errors
+    /// The parameter is frozen, or the shape differs.
+    pub fn set(&self, value: &Tensor) -> Result<()> {
+        let var = match self {
+            Parameter::Trained(var) => var,
+            Parameter::Kept(buffer) => &buffer.0,
+            Parameter::Frozen { .. } => {
+                return Err(Error::wrong_use("a frozen parameter cannot be written"));
+            }
+        };
+        let value = value.to_dtype(var.dtype())?.to_device(var.device())?;
+        Ok(var.set(&value.detach().force_contiguous()?)?)
+    }
+
     /// Its shape.
     pub fn dims(&self) -> &[usize] {
         match self {
@@ -369,12 +385,17 @@ impl<'a> Params<'a> {
     /// # Errors
     /// Another adapter trains it already.
     pub fn existing(&mut self, slot: &crate::adapter::ParameterSlot) -> Result<()> {
-        // What is not in the base was made before any adapter: it moves, with its value.
-        let kept = self.overlay.constants.remove(&slot.name);
-        let value = match (kept, &slot.value, self.planning) {
-            (Some(kept), _, _) => kept.tensor(),
+        // What is not in the base starts in the overlay, as a constant until now.
+        let fresh = self.overlay.constants.remove(&slot.name);
+        let value = match (fresh, &slot.value, self.planning) {
+            (Some(fresh), ..) => fresh.tensor(),
             (None, Some(value), false) => value.to_dtype(self.dtype)?.to_device(&self.device)?,
-            _ => Tensor::zeros(slot.shape.as_slice(), self.dtype, &self.device)?,
+            (None, _, true) => Tensor::zeros(slot.shape.as_slice(), self.dtype, &self.device)?,
+            (None, None, false) => {
+                return Err(Error::WeightMissing {
+                    name: slot.name.clone(),
+                });
+            }
         };
         self.insert_trained(slot.name.clone(), &value).map(|_| ())
     }

@@ -9,11 +9,12 @@ use std::marker::PhantomData;
 use candle_core::Tensor;
 
 use crate::error::{Error, Result};
-use crate::ops::Dropout;
+use crate::ops::{self, Dropout};
 use crate::parameter::Buffer;
 use crate::stream::Stream;
 
-/// The state of one forward pass, handed through every hook, layer and block.
+/// The state of one forward pass, handed through every hook, layer and block. A second forward
+/// pass in it starts without what the first carried.
 #[derive(Debug, Default)]
 pub struct Pass {
     /// Dropout drops, and batch norms that train use the batch's statistics.
@@ -51,6 +52,36 @@ impl<T> CarryKey<T> {
         }
     }
 }
+
+/// What has one row for each item of a tower, and can be repeated to one for each pair.
+pub trait ByItem: Send + Sized + 'static {
+    /// The rows `rows`, in that order.
+    ///
+    /// # Errors
+    /// There is no such row.
+    fn repeated(&self, rows: &[u32]) -> Result<Self>;
+}
+
+impl ByItem for Tensor {
+    fn repeated(&self, rows: &[u32]) -> Result<Self> {
+        Ok(ops::select(self, rows)?)
+    }
+}
+
+impl ByItem for Stream {
+    fn repeated(&self, rows: &[u32]) -> Result<Self> {
+        Ok(self.select(rows)?)
+    }
+}
+
+impl<T: ByItem> ByItem for Vec<T> {
+    fn repeated(&self, rows: &[u32]) -> Result<Self> {
+        self.iter().map(|t| t.repeated(rows)).collect()
+    }
+}
+
+/// How a carry of one type is repeated, without naming the type.
+pub(crate) type Repeat = fn(&mut Pass, usize, &[u32]) -> Result<()>;
 
 /// Where a hook finds a stream that it declared to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +128,8 @@ impl Pass {
         self.carries[key.index] = Some(Box::new(value));
     }
 
-    /// The stream read under `key`. The plan has ordered the towers so that it is there.
+    /// The stream read under `key`. The plan has ordered the towers so that it is there. It has a
+    /// row for each row of what the reader acts on: pairs where it looks at the other tower.
     ///
     /// # Errors
     /// The hook runs outside of [`Tuned::forward`](crate::tuned::Tuned::forward).
@@ -106,6 +138,21 @@ impl Pass {
             .get(key.0)
             .and_then(Option::as_ref)
             .ok_or(Error::NotYetRead { tap: key.0 })
+    }
+
+    /// Forgets what another forward pass carried and recorded; dropout goes on, and statistics
+    /// wait for [`Pass::commit`].
+    pub(crate) fn begin(&mut self) {
+        self.carries.clear();
+        self.taps.clear();
+    }
+
+    pub(crate) fn repeat_carried<T: ByItem>(&mut self, index: usize, rows: &[u32]) -> Result<()> {
+        let key = CarryKey::<T>::new(index);
+        if let Some(carried) = self.take(key) {
+            self.carry(key, carried.repeated(rows)?);
+        }
+        Ok(())
     }
 
     pub(crate) fn record(&mut self, key: TapKey, stream: Stream) {

@@ -103,11 +103,12 @@ pub fn plan(recipe: &Recipe) -> Result<Plan> {
     })
 }
 
-fn site_name(slot: &Slot) -> String {
+/// The place of a slot, as plans and messages name it.
+pub(crate) fn site_name(slot: &Slot) -> String {
     match slot {
         Slot::Projection(s) => s.name.clone(),
         Slot::Branch(s) => format!("{}.blocks.{}.{}", s.tower, s.block, s.branch),
-        Slot::Stream(s) => format!("{}.{:?}", s.tower, s.moment).to_lowercase(),
+        Slot::Stream(s) => format!("{} {}", s.tower, s.moment),
         Slot::KeyValue(s) => format!("{}.blocks.{}.key-value", s.tower, s.block),
         Slot::Stage(s) => format!(
             "stage {} (vision.blocks.{}, text.blocks.{})",

@@ -11,6 +11,7 @@ use crate::backbone::Backbone;
 use crate::error::{Error, Result, nearest};
 use crate::registry::{self, AdapterEntry, BackboneEntry, Configured, TaskEntry};
 use crate::task::Task;
+use crate::tuned::HEAD;
 
 /// What a run is made of.
 pub struct Recipe {
@@ -236,6 +237,9 @@ impl Recipe {
         let task = section("task")?;
         let train = match table.remove("train") {
             None => TrainOptions::default(),
+            Some(value) if !value.is_table() => {
+                return Err(wrong("`train` must be a table: write [train]".into()));
+            }
             Some(value) => value.try_into().map_err(|e: toml::de::Error| {
                 wrong(format!("[train]: {}", one_line(e.message())))
             })?,
@@ -258,33 +262,57 @@ impl Recipe {
         let weights: WeightsChoice = shared.try_into().map_err(|e: toml::de::Error| {
             wrong(format!("[backbone]: {}", one_line(e.message())))
         })?;
-        let named = |mut t: toml::Table, what: &str| -> Result<(String, toml::Table)> {
-            match t.remove("use") {
-                Some(toml::Value::String(name)) => Ok((name, t)),
-                _ => Err(wrong(format!("{what} lacks `use = \"NAME\"`"))),
-            }
-        };
-        let (name, options) = named(backbone, "[backbone]")?;
+        type Known = Result<Vec<&'static str>>;
+        let named =
+            |mut t: toml::Table, what: &str, known: Known| -> Result<(String, toml::Table)> {
+                match t.remove("use") {
+                    Some(toml::Value::String(name)) => Ok((name, t)),
+                    _ => Err(wrong(format!(
+                        "{what} lacks `use = \"NAME\"`; there are: {}",
+                        known?.join(", ")
+                    ))),
+                }
+            };
+        let known = registry::names::<BackboneEntry>();
+        let (name, options) = named(backbone, "[backbone]", known)?;
         let backbone = registry::configured::<BackboneEntry>(&name, options)?;
         let adapters = adapters
             .into_iter()
             .map(|value| match value {
                 toml::Value::Table(t) => {
-                    let (name, options) = named(t, "[[adapter]]")?;
+                    let (name, options) =
+                        named(t, "[[adapter]]", registry::names::<AdapterEntry>())?;
                     registry::configured::<AdapterEntry>(&name, options)
                 }
                 _ => Err(wrong("each [[adapter]] must be a table".into())),
             })
             .collect::<Result<_>>()?;
-        let (name, options) = named(task, "[task]")?;
+        let (name, options) = named(task, "[task]", registry::names::<TaskEntry>())?;
         let task = registry::configured::<TaskEntry>(&name, options)?;
         train_is_sound(&train).map_err(wrong)?;
-        Ok(Self {
+        let recipe = Self {
             backbone,
             weights,
             adapters,
             task,
             train,
+        };
+        recipe.groups_exist().map_err(wrong)?;
+        Ok(recipe)
+    }
+
+    fn groups_exist(&self) -> std::result::Result<(), String> {
+        let mut owners = self.labels();
+        owners.push(HEAD.to_string());
+        let strange = self.train.groups.keys().find(|g| !owners.contains(g));
+        strange.map_or(Ok(()), |group| {
+            let near = nearest(group, owners.iter().map(String::as_str))
+                .map(|n| format!(" (did you mean `{n}`?)"))
+                .unwrap_or_default();
+            Err(format!(
+                "train.groups names `{group}`{near}; there are: {}",
+                owners.join(", ")
+            ))
         })
     }
 
@@ -393,7 +421,25 @@ fn train_is_sound(train: &TrainOptions) -> std::result::Result<(), String> {
     if !(0.0..1.0).contains(&train.betas.0) || !(0.0..1.0).contains(&train.betas.1) {
         return Err("train.betas must lie in [0, 1)".into());
     }
-    Ok(())
+    for (name, group) in &train.groups {
+        let set = [("rate", group.rate), ("weight_decay", group.weight_decay)];
+        let wrong = |v: &f64| !v.is_finite() || *v < 0.0;
+        if let Some((option, _)) = set.iter().find(|(_, v)| v.as_ref().is_some_and(wrong)) {
+            return Err(format!(
+                "train.groups.{name}.{option} must be a number from 0 up"
+            ));
+        }
+    }
+    let fraction = |v: &f64| (0.0..=1.0).contains(v);
+    match &train.schedule {
+        ScheduleChoice::Step { at, factor } if !at.iter().all(fraction) || !fraction(factor) => {
+            Err("train.schedule: `at` and `factor` must lie in [0, 1]".into())
+        }
+        ScheduleChoice::Cosine { warmup, floor } if !fraction(warmup) || !fraction(floor) => {
+            Err("train.schedule: `warmup` and `floor` must lie in [0, 1]".into())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Sets `a.b.c=value` in a table; the value is TOML, or a string where it is not.
@@ -411,6 +457,9 @@ fn set(table: &mut toml::Table, setting: &str) -> Result<()> {
         .and_then(|mut t| t.remove("v"))
         .unwrap_or_else(|| toml::Value::String(value.to_string()));
     let mut keys: Vec<&str> = path.split('.').map(str::trim).collect();
+    if keys.iter().any(|k| k.is_empty()) {
+        return Err(wrong("write KEY=VALUE, as in train.steps=100".into()));
+    }
     let last = keys.pop().unwrap_or_default();
     let mut here = table;
     let mut keys = keys.into_iter();

@@ -138,6 +138,14 @@ pub fn entries<K: Kind>() -> Result<Vec<&'static Entry<K::Plugin>>> {
     }
 }
 
+/// The names of every linked plugin of a kind, sorted.
+///
+/// # Errors
+/// As [`entries`].
+pub fn names<K: Kind>() -> Result<Vec<&'static str>> {
+    Ok(entries::<K>()?.iter().map(|e| e.name).collect())
+}
+
 /// The plugin `name` with the options in `table`.
 ///
 /// # Errors

@@ -247,6 +247,18 @@ impl fmt::Display for At {
     }
 }
 
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Moment::Embed(EmbedStep::Tokens) => f.write_str("before positions"),
+            Moment::Embed(EmbedStep::Positions) => f.write_str("after positions"),
+            Moment::Embed(EmbedStep::Norm) => f.write_str("after the first norm"),
+            Moment::Before(i) => write!(f, "before block {i}"),
+            Moment::After(i) => write!(f, "after block {i}"),
+        }
+    }
+}
+
 impl fmt::Display for Tap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.tower, self.at)

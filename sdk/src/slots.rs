@@ -10,6 +10,35 @@ use crate::error::{Error, Result};
 use crate::site::{At, Branch, Moment, Projection, Role, Sites, Tower};
 use crate::topology::{ParameterInfo, Topology};
 
+/// Refuses a choice of projections or branches that no wish of the adapter takes.
+///
+/// # Errors
+/// The recipe names projections or branches for an adapter that acts on neither.
+pub fn all_used(adapter: &str, wants: &[Want]) -> Result<()> {
+    let projections = wants.iter().any(|w| matches!(w, Want::Projections { .. }));
+    let branches = wants.iter().any(|w| matches!(w, Want::Branches { .. }));
+    for want in wants {
+        let (Want::Projections { sites, .. }
+        | Want::Branches { sites, .. }
+        | Want::KeyValues { sites }
+        | Want::Parameters { sites, .. }) = want
+        else {
+            continue;
+        };
+        let unused = match () {
+            () if !projections && !sites.projections.is_empty() => "projections",
+            () if !branches && !sites.branches.is_empty() => "branches",
+            () => continue,
+        };
+        return Err(Error::Options {
+            kind: "adapter",
+            name: adapter.to_string(),
+            message: format!("it acts on no {unused}: leave `sites.{unused}` out"),
+        });
+    }
+    Ok(())
+}
+
 /// The slots of `topology` that match `want`, in the order of the towers' depths.
 ///
 /// # Errors
@@ -24,7 +53,12 @@ pub fn find(topology: &Topology, adapter: &str, want: &Want) -> Result<Vec<Slot>
         Want::Projections { sites, default } => {
             blocks_exist(topology, adapter, sites)?;
             let chosen = chosen(&sites.projections, default);
-            let all: Vec<Projection> = topology.projections().map(|p| p.projection).collect();
+            let mut all: Vec<Projection> = topology
+                .projections()
+                .filter(|p| sites.towers.is_empty() || sites.towers.contains(&p.tower))
+                .map(|p| p.projection)
+                .collect();
+            all.sort();
             if let Some(strange) = sites.projections.iter().find(|p| !all.contains(p)) {
                 return Err(none(format!("projection {strange}"), names(&all)));
             }
@@ -39,6 +73,9 @@ pub fn find(topology: &Topology, adapter: &str, want: &Want) -> Result<Vec<Slot>
             blocks_exist(topology, adapter, sites)?;
             let chosen = chosen(&sites.branches, default);
             let (slots, all) = branches(topology, sites, &chosen);
+            if let Some(strange) = sites.branches.iter().find(|b| !all.contains(b)) {
+                return Err(none(format!("branch {strange}"), names(&all)));
+            }
             (
                 slots,
                 format!("branches [{}] at {sites}", names(&chosen)),
@@ -47,15 +84,14 @@ pub fn find(topology: &Topology, adapter: &str, want: &Want) -> Result<Vec<Slot>
         }
         Want::Streams { tower, moments } => {
             let blocks = topology.tower(*tower).blocks.len();
-            let slots = moments
-                .iter()
-                .filter_map(|m| stream(topology, *tower, *m))
-                .collect::<Vec<_>>();
-            if slots.len() < moments.len() {
-                return Err(none(
-                    format!("{} moments of the {tower} tower", moments.len()),
-                    format!("its embedding and {blocks} blocks"),
-                ));
+            let mut slots = Vec::new();
+            for moment in moments {
+                slots.push(stream(topology, *tower, *moment).ok_or_else(|| {
+                    none(
+                        format!("the {tower} stream {moment}"),
+                        format!("its embedding and blocks 0 to {}", blocks.saturating_sub(1)),
+                    )
+                })?);
             }
             (
                 slots,
@@ -180,9 +216,12 @@ fn branches(topology: &Topology, sites: &Sites, chosen: &[Branch]) -> (Vec<Slot>
     let mut all = Vec::new();
     let mut slots = Vec::new();
     for tower in Tower::BOTH {
+        let mut before = topology.tower(tower).embed;
         for (block, info) in topology.tower(tower).blocks.iter().enumerate() {
             for branch in &info.branches {
-                all.push(branch.branch);
+                if sites.towers.is_empty() || sites.towers.contains(&tower) {
+                    all.push(branch.branch);
+                }
                 if sites.covers(tower, At::Block(block)) && chosen.contains(&branch.branch) {
                     slots.push(Slot::Branch(BranchSlot {
                         tower,
@@ -190,9 +229,11 @@ fn branches(topology: &Topology, sites: &Sites, chosen: &[Branch]) -> (Vec<Slot>
                         branch: branch.branch,
                         width: branch.width,
                         stream: info.stream,
+                        before,
                     }));
                 }
             }
+            before = info.stream;
         }
     }
     (slots, all)
@@ -201,7 +242,8 @@ fn branches(topology: &Topology, sites: &Sites, chosen: &[Branch]) -> (Vec<Slot>
 fn stream(topology: &Topology, tower: Tower, moment: Moment) -> Option<Slot> {
     let this = topology.tower(tower);
     let stream = match moment {
-        Moment::Embed(_) | Moment::Before(0) => this.embed,
+        Moment::Embed(_) => this.embed,
+        Moment::Before(0) => this.blocks.first().map(|_| this.embed)?,
         Moment::Before(i) => this.blocks.get(i).and(this.blocks.get(i - 1))?.stream,
         Moment::After(i) => this.blocks.get(i)?.stream,
     };

@@ -242,7 +242,7 @@ impl Stream {
     /// prompts of `owner`. Padding and end positions behind them shift.
     ///
     /// # Errors
-    /// The position is outside or inside a span of another prompt, or the shapes differ.
+    /// The position is outside or amid other prompts, or the shapes differ.
     pub fn insert(&self, position: usize, tokens: &Tensor, owner: &str) -> Result<Self> {
         let Form::Tokens {
             spans,
@@ -257,6 +257,14 @@ impl Stream {
         let (tb, added, d) = tokens.dims3()?;
         if position > n {
             bail!("{owner} puts tokens before token {position} of {n}");
+        }
+        let mut at = 0;
+        for span in spans {
+            let inside = at < position && position < at + span.len;
+            if let (true, SpanKind::Prompt(other)) = (inside, &span.kind) {
+                bail!("{owner} puts tokens before token {position}, amid those of {other}");
+            }
+            at += span.len;
         }
         let tokens = match tb == b {
             true => tokens.clone(),
@@ -292,7 +300,8 @@ impl Stream {
         })
     }
 
-    /// The stream without the prompts of `owner`; what lies behind them moves up.
+    /// The stream without the prompts of `owner`, if it has any; what lies behind them moves up,
+    /// and words that they parted are one span again.
     ///
     /// # Errors
     /// The stream is a map.
@@ -317,13 +326,7 @@ impl Stream {
             else {
                 break;
             };
-            let mut kept = spans.clone();
-            let mut at = 0;
-            kept.retain(|s| {
-                let here = at == start;
-                at += s.len;
-                !here
-            });
+            let kept = remove_span(spans, start);
             let cut_mask = |mask: &Tensor| {
                 let front = mask.narrow(1, 0, start)?;
                 Tensor::cat(&[&front, &mask.narrow(1, start + len, n - start - len)?], 1)
@@ -461,6 +464,24 @@ fn splice(data: &Tensor, position: usize, tokens: &Tensor) -> Result<Tensor> {
             ops::concat(&front, &data.narrow(1, p, n - p)?, 1)
         }
     }
+}
+
+/// The spans without the one at token `start`; words or patches that it parted are joined.
+fn remove_span(spans: &[Span], start: usize) -> Vec<Span> {
+    let mut kept: Vec<Span> = Vec::with_capacity(spans.len());
+    let (mut at, mut joins) = (0, false);
+    for span in spans {
+        let here = at == start;
+        at += span.len;
+        let content = matches!(span.kind, SpanKind::Words | SpanKind::Patches);
+        match kept.last_mut() {
+            _ if here => {}
+            Some(before) if joins && content && before.kind == span.kind => before.len += span.len,
+            _ => kept.push(span.clone()),
+        }
+        joins = here;
+    }
+    kept
 }
 
 /// A span that the prompts fall into is split around them: words around inserted context stay

@@ -55,7 +55,7 @@ pub struct BlockInfo {
 pub struct BranchInfo {
     /// Which branch.
     pub branch: Branch,
-    /// Width of its input and output.
+    /// Width of its output.
     pub width: usize,
     /// The projections that read the branch's normed input: what acts on that norm's output
     /// folds into all of them.

@@ -10,7 +10,7 @@ use crate::adapter::{Adapter, Installed, Slot, Source};
 use crate::backbone::{Encoder, Encoders, Weights, value_in};
 use crate::base::Base;
 use crate::error::{Error, Result};
-use crate::hooks::{Hooks, Reading};
+use crate::hooks::{Hooks, Reader, Reading};
 use crate::ops;
 use crate::order::{self, Order, Step};
 use crate::parameter::{Buffer, Overlay, Params};
@@ -108,8 +108,7 @@ pub(crate) fn assemble(
     all.extend(task_reads.iter().map(|tap| Reading {
         tap: *tap,
         owner: HEAD.to_string(),
-        reader: None,
-        bridge: None,
+        reader: Reader::Head,
     }));
     let reach = order::order(&topology, &bridges, &all)?;
     let mut left_out = Vec::new();
@@ -168,6 +167,9 @@ pub(crate) fn assemble(
             task: recipe.task.name.to_string(),
         });
     }
+    if !recipe.task.plugin.per_pair() {
+        items_stay_items(recipe, &task_reads, &order, &hooks)?;
+    }
     Ok(Assembly {
         topology,
         overlay,
@@ -182,9 +184,11 @@ pub(crate) fn assemble(
 }
 
 fn find_slots(topology: &Topology, label: &str, adapter: &dyn Adapter) -> Result<Vec<Slot>> {
+    let wants = adapter.wants();
+    slots::all_used(label, &wants)?;
     let mut all = Vec::new();
-    for want in adapter.wants() {
-        all.extend(slots::find(topology, label, &want)?);
+    for want in &wants {
+        all.extend(slots::find(topology, label, want)?);
     }
     Ok(all)
 }
@@ -198,15 +202,16 @@ fn declared(
     let mut readings = Vec::new();
     for ((label, adapter), slots) in labels.iter().zip(&recipe.adapters).zip(found) {
         for slot in slots {
-            let bridge = slot.stage().map(|s| (s.vision.0, s.text.0));
-            if let Some((vision, text)) = bridge {
+            let Some(reader) = Reader::of(slot) else {
+                continue;
+            };
+            if let Reader::Bridge(vision, text) = reader {
                 bridges.push((vision, text, label.clone()));
             }
             readings.extend(adapter.plugin.reads(slot).into_iter().map(|tap| Reading {
                 tap,
                 owner: label.clone(),
-                reader: slot.place(),
-                bridge,
+                reader,
             }));
         }
     }
@@ -254,6 +259,32 @@ fn keep_reachable(
         });
     }
     left_out.extend(lost);
+    Ok(())
+}
+
+/// Refuses a task that reads items of a tower that an adapter makes depend on the pair. Logits
+/// are similarities of items either way.
+fn items_stay_items(recipe: &Recipe, reads: &[Tap], order: &Order, hooks: &Hooks) -> Result<()> {
+    let place = |step: Step| order.steps.iter().position(|s| *s == step);
+    for tap in reads.iter().filter(|t| t.at != At::Logits) {
+        let expanded = place(Step::Expand(tap.tower));
+        if expanded.is_none() || place(step_of(hooks, *tap)) < expanded {
+            continue;
+        }
+        let mut adapters: Vec<String> = Vec::new();
+        let crossing = hooks.readings.iter().filter(|r| r.reader.crosses(r.tap));
+        let owners = crossing.map(|r| &r.owner);
+        for owner in owners.chain(hooks.bridges.iter().map(|b| &b.owner)) {
+            if !adapters.contains(owner) {
+                adapters.push(owner.clone());
+            }
+        }
+        return Err(Error::ItemsArePairs {
+            task: recipe.task.name.to_string(),
+            tap: *tap,
+            adapters,
+        });
+    }
     Ok(())
 }
 
@@ -344,15 +375,16 @@ impl Tuned {
         tokenizer: Option<&dyn Tokenizer>,
         data: Option<&dyn Dataset>,
     ) -> Result<()> {
+        let mut lives = std::mem::take(&mut self.lives);
         let source = Source {
             base: &self.base,
+            model: self,
             tokenizer,
             data,
         };
-        for life in &mut self.lives {
-            life.prepare(&source)?;
-        }
-        Ok(())
+        let prepared = lives.iter_mut().try_for_each(|life| life.prepare(&source));
+        self.lives = lives;
+        prepared
     }
 
     /// The lives of the adapters, in the order of the recipe.
@@ -366,6 +398,11 @@ impl Tuned {
             dtype: self.dtype,
             device: self.device.clone(),
         }
+    }
+
+    /// The hooks, for what folds them into weights.
+    pub fn hooks(&self) -> &Hooks {
+        &self.hooks
     }
 
     /// The head.
@@ -406,19 +443,21 @@ impl Tuned {
     /// unless the task reads items.
     ///
     /// This is the one place that walks the towers. A tower runs on its own items until its first
-    /// look at the other; from there on it runs on pairs.
+    /// look at the other; from there on it runs on pairs, and a batch norm that trains sees pairs.
     ///
     /// # Errors
     /// The batch does not fit the backbone, or an operation failed.
     pub fn forward(&self, batch: &Batch, pass: &mut Pass) -> Result<Vec<Stream>> {
         let mut walk = Walk::new(batch, self.dtype)?;
+        pass.begin();
         for (step, records) in &self.steps {
             self.step(*step, &mut walk, pass)?;
             for key in records {
                 let reading = &self.hooks.readings[key.0];
                 let by_pair = match reading.reader {
-                    Some((reader, _)) => reader != reading.tap.tower,
-                    None => reading.bridge.is_some() || self.per_pair,
+                    Reader::Place(..) => reading.reader.crosses(reading.tap),
+                    Reader::Bridge(..) => true,
+                    Reader::Head => self.per_pair,
                 };
                 pass.record(*key, walk.stream(reading.tap, by_pair)?);
             }
@@ -443,7 +482,11 @@ impl Tuned {
                 stream = hooks.stream(Moment::Embed(EmbedStep::Norm), stream, pass)?;
                 walk.streams[tower as usize] = Some(stream);
             }
-            Step::Expand(tower) => walk.expand(tower)?,
+            Step::Expand(tower) => {
+                if let Some(rows) = walk.expand(tower)? {
+                    self.repeat_kept(tower, &rows, pass)?;
+                }
+            }
             Step::Block(tower, i) => {
                 let hooks = self.hooks.tower(tower);
                 let mut stream = walk.take(tower)?;
@@ -484,11 +527,27 @@ impl Tuned {
                     Ok(x.broadcast_div(&x.sqr()?.sum_keepdim(1)?.sqrt()?)?)
                 };
                 let (v, t) = (unit(&vision.data)?, unit(&text.data)?);
-                let mut logits = ops::mul(&v.matmul(&t.t()?)?, &scale)?;
+                let mut logits = ops::mul(&walk.similarities(&v, &t)?, &scale)?;
                 for hook in &self.hooks.logits {
                     logits = hook.forward(&logits, &v, &t, pass)?;
                 }
                 walk.logits = Some(Stream::pooled(logits));
+            }
+        }
+        Ok(())
+    }
+
+    /// What was kept of a tower's items before they became pairs, for hooks of the same tower.
+    fn repeat_kept(&self, tower: Tower, rows: &[u32], pass: &mut Pass) -> Result<()> {
+        for (i, stream) in pass.recorded_mut() {
+            let reading = &self.hooks.readings[i];
+            if reading.tap.tower == tower && reading.reader.stays(reading.tap) {
+                *stream = stream.select(rows)?;
+            }
+        }
+        for (along, index, repeat) in &self.hooks.along {
+            if *along == tower {
+                repeat(pass, *index, rows)?;
             }
         }
         Ok(())
@@ -511,6 +570,11 @@ struct Walk {
     logits: Option<Stream>,
     /// The item of each pair; none where items are pairs already.
     rows: [Option<Vec<u32>>; 2],
+    /// Whether the tower depends on the pair, and no longer on its item alone.
+    paired: [bool; 2],
+    /// Pictures and sentences.
+    items: (usize, usize),
+    pairs: Vec<(u32, u32)>,
 }
 
 impl Walk {
@@ -534,6 +598,9 @@ impl Walk {
                 rows(images, batch.pairs.iter().map(|p| p.0)),
                 rows(sentences, batch.pairs.iter().map(|p| p.1)),
             ],
+            paired: [false; 2],
+            items: (images, sentences),
+            pairs: batch.pairs.clone(),
         })
     }
 
@@ -543,9 +610,11 @@ impl Walk {
             .ok_or(Error::NotYetRead { tap: 0 })
     }
 
-    fn expand(&mut self, tower: Tower) -> Result<()> {
+    /// Makes a tower's items pairs; gives the item of each, if that changes anything.
+    fn expand(&mut self, tower: Tower) -> Result<Option<Vec<u32>>> {
+        self.paired[tower as usize] = true;
         let Some(rows) = self.rows[tower as usize].take() else {
-            return Ok(());
+            return Ok(None);
         };
         match &mut self.streams[tower as usize] {
             Some(stream) => *stream = stream.select(&rows)?,
@@ -554,7 +623,35 @@ impl Walk {
                 *input = ops::select(input, &rows)?;
             }
         }
-        Ok(())
+        Ok(Some(rows))
+    }
+
+    /// Products of all pictures' and all sentences' vectors, `[pictures, sentences]`. Where a
+    /// tower depends on the pair, they are computed by pair and put in their places.
+    fn similarities(&self, vision: &Tensor, text: &Tensor) -> Result<Tensor> {
+        if self.paired == [false, false] {
+            return Ok(ops::linear(vision, text, None)?);
+        }
+        let by_pair = |tower: Tower, x: &Tensor| match &self.rows[tower as usize] {
+            Some(rows) => ops::select(x, rows),
+            None => Ok(x.clone()),
+        };
+        let vision = by_pair(Tower::Vision, vision)?;
+        let products = ops::mul(&vision, &by_pair(Tower::Text, text)?)?.sum(1)?;
+        let (pictures, sentences) = self.items;
+        let mut places = vec![None; pictures * sentences];
+        for (i, (picture, sentence)) in self.pairs.iter().enumerate() {
+            places[*picture as usize * sentences + *sentence as usize] = Some(i as u32);
+        }
+        let missing = places.iter().position(Option::is_none);
+        if let Some(first) = missing {
+            return Err(Error::PairMissing {
+                picture: first / sentences,
+                sentence: first % sentences,
+            });
+        }
+        let order: Vec<u32> = places.into_iter().flatten().collect();
+        Ok(ops::select(&products, &order)?.reshape((pictures, sentences))?)
     }
 
     fn stream(&self, tap: Tap, by_pair: bool) -> Result<Stream> {
@@ -580,15 +677,15 @@ fn rows(items: usize, of_pairs: impl Iterator<Item = u32>) -> Option<Vec<u32>> {
     (!same).then_some(rows)
 }
 
-/// Each step with the taps that are complete after it.
-fn with_records(assembly: &Assembly) -> Vec<(Step, Vec<TapKey>)> {
+/// The step after which the stream at a tap is complete.
+fn step_of(hooks: &Hooks, tap: Tap) -> Step {
     let last_bridge = |tower: Tower, block: usize| {
-        assembly.hooks.bridges.iter().rposition(|b| match tower {
+        hooks.bridges.iter().rposition(|b| match tower {
             Tower::Vision => b.vision == block,
             Tower::Text => b.text == block,
         })
     };
-    let step_of = |tap: Tap| match tap.at {
+    match tap.at {
         At::Embed => Step::Embed(tap.tower),
         At::Block(i) => match last_bridge(tap.tower, i) {
             Some(k) => Step::Bridge(k),
@@ -597,11 +694,15 @@ fn with_records(assembly: &Assembly) -> Vec<(Step, Vec<TapKey>)> {
         At::Final => Step::Features(tap.tower),
         At::Pooled => Step::Pooled(tap.tower),
         At::Logits => Step::Logits,
-    };
+    }
+}
+
+/// Each step with the taps that are complete after it.
+fn with_records(assembly: &Assembly) -> Vec<(Step, Vec<TapKey>)> {
     let readings = &assembly.hooks.readings;
     let after = |step: Step| {
         let keys = readings.iter().enumerate();
-        keys.filter(|(_, r)| step_of(r.tap) == step)
+        keys.filter(|(_, r)| step_of(&assembly.hooks, r.tap) == step)
             .map(|(i, _)| TapKey(i))
             .collect()
     };
