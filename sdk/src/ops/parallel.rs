@@ -71,10 +71,10 @@ pub(super) fn map<T: Real>(x: &[T], f: impl Fn(T) -> T + Copy + Sync) -> Vec<T> 
             #[inline(always)]
             |first, y| {
                 // A copy on the stack: what `f` captured cannot overlap `y`.
-                let f = f;
+                let own = f;
                 let x = &x[first..first + y.len()];
                 for (y, &x) in y.iter_mut().zip(x) {
-                    *y = f(x);
+                    *y = own(x);
                 }
             },
         );
@@ -88,11 +88,11 @@ pub(super) fn map2<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T + Copy + Syn
             y,
             #[inline(always)]
             |first, y| {
-                let f = f;
+                let own = f;
                 let a = &a[first..first + y.len()];
                 let b = &b[first..first + y.len()];
                 for ((y, &a), &b) in y.iter_mut().zip(a).zip(b) {
-                    *y = f(a, b);
+                    *y = own(a, b);
                 }
             },
         );
