@@ -269,12 +269,15 @@ fn elementwise() {
         }),
     ];
     for (name, kernel, composition) in pairs {
-        agree(name, &[x.clone()], kernel, composition);
+        agree(name, std::slice::from_ref(&x), kernel, composition);
     }
     let d = Dropout { p: 0.25, key: 3 };
-    agree("dropout", &[x.clone()], &|t| ops::dropout(&t[0], d), &|t| {
-        composed::dropout(&t[0], d)
-    });
+    agree(
+        "dropout",
+        std::slice::from_ref(&x),
+        &|t| ops::dropout(&t[0], d),
+        &|t| composed::dropout(&t[0], d),
+    );
     let z = ((tensor(&[3, 61, 163], 2) + 1.).unwrap() / 2.).unwrap();
     agree(
         "bce_with_logits",

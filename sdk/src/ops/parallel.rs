@@ -154,17 +154,16 @@ pub(super) fn maximum<T: Real>(x: &[T]) -> T {
     let (whole, rest) = x.as_chunks::<LANES>();
     for chunk in whole {
         for (lane, &x) in lanes.iter_mut().zip(chunk) {
-            *lane = if *lane > x { *lane } else { x };
+            *lane = lane.larger(x);
         }
     }
     for (lane, &x) in lanes.iter_mut().zip(rest) {
-        *lane = if *lane > x { *lane } else { x };
+        *lane = lane.larger(x);
     }
     let mut half = LANES / 2;
     while half > 0 {
         for i in 0..half {
-            let (a, b) = (lanes[i], lanes[i + half]);
-            lanes[i] = if a > b { a } else { b };
+            lanes[i] = lanes[i].larger(lanes[i + half]);
         }
         half /= 2;
     }

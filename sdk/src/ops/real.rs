@@ -18,6 +18,8 @@ pub(super) trait Real: WithDType + Default + std::ops::Neg<Output = Self> {
     fn wide(self) -> f64;
     fn root(self) -> Self;
     fn magnitude(self) -> Self;
+    /// The larger one; if one is no number, the other.
+    fn larger(self, other: Self) -> Self;
     fn natural_log(self) -> Self;
     /// `eˣ`; 0 below the smallest normal number.
     fn exponential(self) -> Self;
@@ -85,6 +87,10 @@ impl Real for f32 {
     #[inline(always)]
     fn magnitude(self) -> Self {
         self.abs()
+    }
+    #[inline(always)]
+    fn larger(self, other: Self) -> Self {
+        self.max(other)
     }
     #[inline(always)]
     fn natural_log(self) -> Self {
@@ -196,6 +202,10 @@ impl Real for f64 {
     #[inline(always)]
     fn magnitude(self) -> Self {
         self.abs()
+    }
+    #[inline(always)]
+    fn larger(self, other: Self) -> Self {
+        self.max(other)
     }
     #[inline(always)]
     fn natural_log(self) -> Self {
