@@ -122,15 +122,7 @@ impl Frozen {
         {
             return Ok(t.clone());
         }
-        let tensor = match &self.0.source {
-            Source::Dense(t) => t.to_device(device)?.to_dtype(dtype)?.contiguous()?,
-            Source::Mapped { .. } => {
-                let bytes = self.bytes().unwrap_or_default();
-                Tensor::from_raw_buffer(bytes, self.0.dtype, self.0.shape.dims(), &Device::Cpu)?
-                    .to_dtype(dtype)?
-                    .to_device(device)?
-            }
-        };
+        let tensor = self.convert(dtype, device)?;
         Ok(self.0.dense.get_or_init(|| tensor.clone()).clone()).map(|kept| {
             if kept.dtype() == dtype && kept.device().same_device(device) {
                 kept
@@ -138,6 +130,19 @@ impl Frozen {
                 tensor
             }
         })
+    }
+
+    /// The weight as a dense tensor, which is not kept.
+    pub(crate) fn convert(&self, dtype: DType, device: &Device) -> Result<Tensor> {
+        match &self.0.source {
+            Source::Dense(t) => t.to_device(device)?.to_dtype(dtype)?.contiguous(),
+            Source::Mapped { .. } => {
+                let bytes = self.bytes().unwrap_or_default();
+                Tensor::from_raw_buffer(bytes, self.0.dtype, self.0.shape.dims(), &Device::Cpu)?
+                    .to_dtype(dtype)?
+                    .to_device(device)
+            }
+        }
     }
 
     /// The weight `[N, K]` packed for `x · Wᵀ` in f32 on this processor, or `None` where no

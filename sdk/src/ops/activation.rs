@@ -14,13 +14,13 @@ use super::record::{dense, record, replay, shaped, view};
 fn from_input<T: Real>(
     name: &'static str,
     x: &Tensor,
-    f: impl Fn(T) -> T + Sync,
-    slope: impl Fn(T, T) -> T + Send + Sync + 'static,
+    f: impl Fn(T) -> T + Copy + Sync,
+    slope: impl Fn(T, T) -> T + Copy + Send + Sync + 'static,
 ) -> Result<Tensor> {
     let kept = dense(x)?;
     let y = map(&view::<T>(&kept)?, f);
     record(name, [Some(x)], y, x.shape(), move |b| {
-        let dx = map2(&view::<T>(&kept)?, &view::<T>(b.grad)?, &slope);
+        let dx = map2(&view::<T>(&kept)?, &view::<T>(b.grad)?, slope);
         Ok([shaped(dx, &kept)?])
     })
 }
@@ -29,15 +29,18 @@ fn from_input<T: Real>(
 fn from_output<T: Real>(
     name: &'static str,
     x: &Tensor,
-    f: impl Fn(T) -> T + Sync,
-    slope: impl Fn(T, T) -> T + Send + Sync + 'static,
+    f: impl Fn(T) -> T + Copy + Sync,
+    slope: impl Fn(T, T) -> T + Copy + Send + Sync + 'static,
 ) -> Result<Tensor> {
     let y = map(&view::<T>(&dense(x)?)?, f);
     record(name, [Some(x)], y, x.shape(), move |b| {
-        let dx = map2(&view::<T>(b.output)?, &view::<T>(b.grad)?, &slope);
+        let dx = map2(&view::<T>(b.output)?, &view::<T>(b.grad)?, slope);
         Ok([shaped(dx, b.output)?])
     })
 }
+
+/// The normal density at 0.
+const HEIGHT: f64 = 0.5 * std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2;
 
 /// The normal distribution function.
 #[inline(always)]
@@ -47,15 +50,14 @@ fn normal<T: Real>(x: T) -> T {
 }
 
 fn gelu_kernel<T: Real>(x: &Tensor) -> Result<Tensor> {
-    let height = 0.5 * std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2;
     from_input::<T>(
         "gelu",
         x,
         #[inline(always)]
         |x| x * normal(x),
         #[inline(always)]
-        move |x, g| {
-            let density = T::of(height) * (T::of(-0.5) * x * x).exponential();
+        |x, g| {
+            let density = T::of(HEIGHT) * (T::of(-0.5) * x * x).exponential();
             g * (normal(x) + x * density)
         },
     )

@@ -157,17 +157,20 @@ impl<T: Real> Heads<T> {
     fn attend(&self, at: Block, scores: &mut [T], v: &[T], y: &mut [T], logs: &mut [T]) {
         let own = self.value_width / self.heads;
         let mut shares = [T::ZERO; BLOCK];
-        simd(|| {
-            for (i, row) in scores.chunks_exact_mut(at.keys).enumerate() {
-                let (sum, shift) = exponentials(row, T::ONE);
-                shares[i] = inverse(sum);
-                logs[i * self.heads + at.head] = match sum == T::ZERO {
-                    true => -T::NEGATIVE_INFINITY,
-                    false => shift + sum.natural_log(),
-                };
-                self.drop(at, i, row);
-            }
-        });
+        simd(
+            #[inline(always)]
+            || {
+                for (i, row) in scores.chunks_exact_mut(at.keys).enumerate() {
+                    let (sum, shift) = exponentials(row);
+                    shares[i] = inverse(sum);
+                    logs[i * self.heads + at.head] = match sum == T::ZERO {
+                        true => -T::NEGATIVE_INFINITY,
+                        false => shift + sum.natural_log(),
+                    };
+                    self.drop(at, i, row);
+                }
+            },
+        );
         let y = &mut y[at.head * own..];
         let p = Matrix::new(scores, at.rows, at.keys, at.keys);
         let v = self.key_rows(v, at, self.value_width);
@@ -207,29 +210,32 @@ impl<T: Real> Heads<T> {
                 let target = Target::overwrite(&mut *ds, at.keys);
                 product(target, T::ONE, g, v.t(), Threads::One);
             }
-            simd(|| {
-                let rows = p
-                    .chunks_exact_mut(at.keys)
-                    .zip(ds.chunks_exact_mut(at.keys));
-                for (i, (p, ds)) in rows.enumerate() {
-                    let line = sample * self.queries + first + i;
-                    let log = saved.logs[line * self.heads + head];
-                    for p in p.iter_mut() {
-                        *p = (*p - log).exponential();
-                    }
-                    if of_q || of_k {
-                        let at_row = line * self.value_width + head * own_v;
-                        let g = &saved.g[at_row..][..own_v];
-                        let y = &saved.y[at_row..][..own_v];
-                        let mean = sum2(g, y, |g, y| g * y);
-                        self.drop(at, i, ds);
-                        for (ds, &p) in ds.iter_mut().zip(p.iter()) {
-                            *ds = p * (*ds - mean);
+            simd(
+                #[inline(always)]
+                || {
+                    let rows = p
+                        .chunks_exact_mut(at.keys)
+                        .zip(ds.chunks_exact_mut(at.keys));
+                    for (i, (p, ds)) in rows.enumerate() {
+                        let line = sample * self.queries + first + i;
+                        let log = saved.logs[line * self.heads + head];
+                        for p in p.iter_mut() {
+                            *p = (*p - log).exponential();
                         }
+                        if of_q || of_k {
+                            let at_row = line * self.value_width + head * own_v;
+                            let g = &saved.g[at_row..][..own_v];
+                            let y = &saved.y[at_row..][..own_v];
+                            let mean = sum2(g, y, |g, y| g * y);
+                            self.drop(at, i, ds);
+                            for (ds, &p) in ds.iter_mut().zip(p.iter()) {
+                                *ds = p * (*ds - mean);
+                            }
+                        }
+                        self.drop(at, i, p);
                     }
-                    self.drop(at, i, p);
-                }
-            });
+                },
+            );
             let p = Matrix::new(p, at.rows, at.keys, at.keys);
             let ds = Matrix::new(ds, at.rows, at.keys, at.keys);
             if of_v {

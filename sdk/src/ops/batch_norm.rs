@@ -60,7 +60,12 @@ impl Planes {
         (0..self.channels)
             .into_par_iter()
             .with_min_len(share)
-            .map(|c| simd(|| f(c)))
+            .map(|c| {
+                simd(
+                    #[inline(always)]
+                    || f(c),
+                )
+            })
             .collect()
     }
 
@@ -90,11 +95,14 @@ impl Planes {
     /// `f(channel, first index, run)` for every run of `to`, in parallel.
     fn fill<T: Real>(self, to: &mut [T], f: impl Fn(usize, usize, &mut [T]) + Sync) {
         for_rows(to, self.area, |first, runs| {
-            simd(|| {
-                for (i, run) in runs.chunks_exact_mut(self.area).enumerate() {
-                    f((first + i) % self.channels, (first + i) * self.area, run);
-                }
-            });
+            simd(
+                #[inline(always)]
+                || {
+                    for (i, run) in runs.chunks_exact_mut(self.area).enumerate() {
+                        f((first + i) % self.channels, (first + i) * self.area, run);
+                    }
+                },
+            );
         });
     }
 }

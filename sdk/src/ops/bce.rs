@@ -18,18 +18,21 @@ fn kernel<T: Real>(logits: &Tensor, target: &Tensor) -> Result<Tensor> {
             .par_chunks(PIECE)
             .zip(zs.par_chunks(PIECE))
             .map(|(x, z)| {
-                simd(|| {
-                    sum2(
-                        x,
-                        z,
-                        #[inline(always)]
-                        |x, z| {
-                            let tail = (-x.magnitude()).exponential().log_one_plus();
-                            x.at_least(T::ZERO) - x * z + tail
-                        },
-                    )
-                    .wide()
-                })
+                simd(
+                    #[inline(always)]
+                    || {
+                        sum2(
+                            x,
+                            z,
+                            #[inline(always)]
+                            |x, z| {
+                                let tail = (-x.magnitude()).exponential().log_one_plus();
+                                x.at_least(T::ZERO) - x * z + tail
+                            },
+                        )
+                        .wide()
+                    },
+                )
             })
             .collect();
         parts.iter().sum()
@@ -47,14 +50,14 @@ fn kernel<T: Real>(logits: &Tensor, target: &Tensor) -> Result<Tensor> {
                     &xs,
                     &zs,
                     #[inline(always)]
-                    |x, z| share * (x.logistic() - z),
+                    move |x, z| share * (x.logistic() - z),
                 );
                 shaped(dx, &x)?
             }
         };
         let dz = match of_z {
             false => None,
-            true => shaped(map(&xs, |x| -share * x), &z)?,
+            true => shaped(map(&xs, move |x| -share * x), &z)?,
         };
         Ok([dx, dz])
     })

@@ -55,7 +55,7 @@ impl Repeat {
     }
 
     /// `f(a, b)` for every element of `a`.
-    fn map<T: Real>(&self, a: &[T], b: &[T], f: impl Fn(T, T) -> T + Sync) -> Vec<T> {
+    fn map<T: Real>(&self, a: &[T], b: &[T], f: impl Fn(T, T) -> T + Copy + Sync) -> Vec<T> {
         let width = self.width;
         if self.outer.is_empty() && !self.constant {
             return map2(a, b, f);
@@ -75,23 +75,26 @@ impl Repeat {
                 );
             }
             for_rows(y, width, |first, rows| {
-                simd(|| {
-                    let a = a[first * width..][..rows.len()].chunks_exact(width);
-                    for (i, (y, a)) in rows.chunks_exact_mut(width).zip(a).enumerate() {
-                        let at = self.start(first + i);
-                        if self.constant {
-                            let b = b[at];
-                            for (y, &a) in y.iter_mut().zip(a) {
-                                *y = f(a, b);
-                            }
-                        } else {
-                            let b = &b[at..at + width];
-                            for ((y, &a), &b) in y.iter_mut().zip(a).zip(b) {
-                                *y = f(a, b);
+                simd(
+                    #[inline(always)]
+                    || {
+                        let a = a[first * width..][..rows.len()].chunks_exact(width);
+                        for (i, (y, a)) in rows.chunks_exact_mut(width).zip(a).enumerate() {
+                            let at = self.start(first + i);
+                            if self.constant {
+                                let b = b[at];
+                                for (y, &a) in y.iter_mut().zip(a) {
+                                    *y = f(a, b);
+                                }
+                            } else {
+                                let b = &b[at..at + width];
+                                for ((y, &a), &b) in y.iter_mut().zip(a).zip(b) {
+                                    *y = f(a, b);
+                                }
                             }
                         }
-                    }
-                });
+                    },
+                );
             });
         })
     }

@@ -151,7 +151,9 @@ fn hidden(mask: Mask, b: usize, n: usize, m: usize, device: &Device) -> Result<O
 
 /// `x Φ(x)`.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    x.gelu_erf()
+    // candle's gelu_erf is off by 1e-6 in its slope.
+    let erf = (x * std::f64::consts::FRAC_1_SQRT_2)?.erf()?;
+    (x * 0.5)? * (erf + 1.)?
 }
 
 /// `x σ(1.702 x)`.

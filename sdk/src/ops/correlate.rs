@@ -60,19 +60,22 @@ impl Sizes {
             product(Target::overwrite(to, area), T::ONE, k, x, Threads::All);
         });
         y.fill(bias);
-        simd(|| {
-            for tap in 0..taps {
-                for line in 0..self.picture.0 {
-                    if let Some((row, from, to, n)) = self.meet(tap, line) {
-                        let plane = &planes[tap * area + line * self.picture.1 + from..][..n];
-                        let y = &mut y[row * self.result.1 + to..][..n];
-                        for (y, &p) in y.iter_mut().zip(plane) {
-                            *y += p;
+        simd(
+            #[inline(always)]
+            || {
+                for tap in 0..taps {
+                    for line in 0..self.picture.0 {
+                        if let Some((row, from, to, n)) = self.meet(tap, line) {
+                            let plane = &planes[tap * area + line * self.picture.1 + from..][..n];
+                            let y = &mut y[row * self.result.1 + to..][..n];
+                            for (y, &p) in y.iter_mut().zip(plane) {
+                                *y += p;
+                            }
                         }
                     }
                 }
-            }
-        });
+            },
+        );
     }
 
     /// The gradient of the result, as every tap sees it: `[taps, area]`.
@@ -153,7 +156,15 @@ fn kernel<T: Real>(x: &Tensor, k: &Tensor, b: &Tensor, sizes: Sizes) -> Result<T
         let db = match of_b {
             false => None,
             true => {
-                let db: Vec<T> = gs.chunks_exact(plane).map(|g| simd(|| sum(g))).collect();
+                let db: Vec<T> = gs
+                    .chunks_exact(plane)
+                    .map(|g| {
+                        simd(
+                            #[inline(always)]
+                            || sum(g),
+                        )
+                    })
+                    .collect();
                 Some(Tensor::from_vec(db, sizes.samples, back.grad.device())?)
             }
         };

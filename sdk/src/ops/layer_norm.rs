@@ -26,16 +26,19 @@ fn kernel<T: Real>(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resu
         let (xs, ws, bs) = (view::<T>(&kept)?, view::<T>(&w)?, view::<T>(&b)?);
         fresh(xs.len(), |y| {
             for_rows(y, width, |first, rows| {
-                simd(|| {
-                    let (ws, bs) = (&ws[..width], &bs[..width]);
-                    let xs = xs[first * width..][..rows.len()].chunks_exact(width);
-                    for (y, x) in rows.chunks_exact_mut(width).zip(xs) {
-                        let (mean, rate) = moments(x, eps);
-                        for (((y, &x), &w), &b) in y.iter_mut().zip(x).zip(ws).zip(bs) {
-                            *y = (x - mean) * rate * w + b;
+                simd(
+                    #[inline(always)]
+                    || {
+                        let (ws, bs) = (&ws[..width], &bs[..width]);
+                        let xs = xs[first * width..][..rows.len()].chunks_exact(width);
+                        for (y, x) in rows.chunks_exact_mut(width).zip(xs) {
+                            let (mean, rate) = moments(x, eps);
+                            for (((y, &x), &w), &b) in y.iter_mut().zip(x).zip(ws).zip(bs) {
+                                *y = (x - mean) * rate * w + b;
+                            }
                         }
-                    }
-                });
+                    },
+                );
             });
         })
     };
@@ -49,12 +52,15 @@ fn kernel<T: Real>(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resu
             let mut all = vec![(T::ZERO, T::ZERO); rows];
             let share = rows_per_piece(width);
             all.par_chunks_mut(share).enumerate().for_each(|(i, all)| {
-                simd(|| {
-                    let xs = xs[i * share * width..].chunks_exact(width);
-                    for (m, x) in all.iter_mut().zip(xs) {
-                        *m = moments(x, eps);
-                    }
-                });
+                simd(
+                    #[inline(always)]
+                    || {
+                        let xs = xs[i * share * width..].chunks_exact(width);
+                        for (m, x) in all.iter_mut().zip(xs) {
+                            *m = moments(x, eps);
+                        }
+                    },
+                );
             });
             all
         };
@@ -63,24 +69,27 @@ fn kernel<T: Real>(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resu
             true => shaped(
                 fresh(xs.len(), |dx| {
                     for_rows(dx, width, |first, rows| {
-                        simd(|| {
-                            let ws = &ws[..width];
-                            let n = rows.len();
-                            let xs = xs[first * width..][..n].chunks_exact(width);
-                            let gs = gs[first * width..][..n].chunks_exact(width);
-                            let share = T::ONE / T::of(width as f64);
-                            let lines = rows.chunks_exact_mut(width).zip(xs).zip(gs);
-                            for (((dx, x), g), &(mean, rate)) in lines.zip(&scales[first..]) {
-                                for ((dx, &g), &w) in dx.iter_mut().zip(g).zip(ws) {
-                                    *dx = g * w;
+                        simd(
+                            #[inline(always)]
+                            || {
+                                let ws = &ws[..width];
+                                let n = rows.len();
+                                let xs = xs[first * width..][..n].chunks_exact(width);
+                                let gs = gs[first * width..][..n].chunks_exact(width);
+                                let share = T::ONE / T::of(width as f64);
+                                let lines = rows.chunks_exact_mut(width).zip(xs).zip(gs);
+                                for (((dx, x), g), &(mean, rate)) in lines.zip(&scales[first..]) {
+                                    for ((dx, &g), &w) in dx.iter_mut().zip(g).zip(ws) {
+                                        *dx = g * w;
+                                    }
+                                    let even = sum(dx) * share;
+                                    let odd = sum2(dx, x, |d, x| d * ((x - mean) * rate)) * share;
+                                    for (dx, &x) in dx.iter_mut().zip(x) {
+                                        *dx = rate * (*dx - even - (x - mean) * rate * odd);
+                                    }
                                 }
-                                let even = sum(dx) * share;
-                                let odd = sum2(dx, x, |d, x| d * ((x - mean) * rate)) * share;
-                                for (dx, &x) in dx.iter_mut().zip(x) {
-                                    *dx = rate * (*dx - even - (x - mean) * rate * odd);
-                                }
-                            }
-                        });
+                            },
+                        );
                     });
                 }),
                 &kept,

@@ -55,19 +55,26 @@ pub(super) fn for_rows<T: Real>(data: &mut [T], width: usize, f: impl Fn(usize, 
 
 /// Calls `f(first index, piece)` for all pieces, in parallel and vectorised.
 pub(super) fn for_pieces<T: Real>(data: &mut [T], f: impl Fn(usize, &mut [T]) + Sync) {
-    for_rows(data, 1, |first, piece| simd(|| f(first, piece)));
+    for_rows(data, 1, |first, piece| {
+        simd(
+            #[inline(always)]
+            || f(first, piece),
+        )
+    });
 }
 
 /// `f` of every element.
-pub(super) fn map<T: Real>(x: &[T], f: impl Fn(T) -> T + Sync) -> Vec<T> {
+pub(super) fn map<T: Real>(x: &[T], f: impl Fn(T) -> T + Copy + Sync) -> Vec<T> {
     fresh(x.len(), |y| {
         for_pieces(
             y,
             #[inline(always)]
             |first, y| {
+                // A copy on the stack: what `f` captured cannot overlap `y`.
+                let own = f;
                 let x = &x[first..first + y.len()];
                 for (y, &x) in y.iter_mut().zip(x) {
-                    *y = f(x);
+                    *y = own(x);
                 }
             },
         );
@@ -75,16 +82,17 @@ pub(super) fn map<T: Real>(x: &[T], f: impl Fn(T) -> T + Sync) -> Vec<T> {
 }
 
 /// `f` of every pair of elements.
-pub(super) fn map2<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T + Sync) -> Vec<T> {
+pub(super) fn map2<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T + Copy + Sync) -> Vec<T> {
     fresh(a.len(), |y| {
         for_pieces(
             y,
             #[inline(always)]
             |first, y| {
+                let own = f;
                 let a = &a[first..first + y.len()];
                 let b = &b[first..first + y.len()];
                 for ((y, &a), &b) in y.iter_mut().zip(a).zip(b) {
-                    *y = f(a, b);
+                    *y = own(a, b);
                 }
             },
         );
@@ -95,7 +103,7 @@ pub(super) fn map2<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T + Sync) -> V
 pub(super) const LANES: usize = 32;
 
 #[inline(always)]
-fn fold<T: Real>(mut lanes: [T; LANES]) -> T {
+pub(super) fn fold<T: Real>(mut lanes: [T; LANES]) -> T {
     let mut half = LANES / 2;
     while half > 0 {
         for i in 0..half {
@@ -139,24 +147,27 @@ pub(super) fn sum2<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> T {
     fold(lanes)
 }
 
-/// The largest element; not a number if one is not.
+/// The largest element. Numbers that are none may be passed over.
 #[inline(always)]
 pub(super) fn maximum<T: Real>(x: &[T]) -> T {
     let mut lanes = [T::NEGATIVE_INFINITY; LANES];
     let (whole, rest) = x.as_chunks::<LANES>();
     for chunk in whole {
         for (lane, &x) in lanes.iter_mut().zip(chunk) {
-            *lane = if *lane > x { *lane } else { x };
+            *lane = lane.larger(x);
         }
     }
     for (lane, &x) in lanes.iter_mut().zip(rest) {
-        *lane = if *lane > x { *lane } else { x };
+        *lane = lane.larger(x);
     }
-    let mut most = lanes[0];
-    for lane in lanes {
-        most = if most > lane { most } else { lane };
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] = lanes[i].larger(lanes[i + half]);
+        }
+        half /= 2;
     }
-    most
+    lanes[0]
 }
 
 /// Sums `width` totals over `rows` rows: `f(rows, totals)` adds its share of them.
@@ -171,14 +182,20 @@ pub(super) fn accumulate<T: Real>(
         .max(1);
     if rows <= share {
         let mut total = vec![T::ZERO; width];
-        simd(|| f(0..rows, &mut total));
+        simd(
+            #[inline(always)]
+            || f(0..rows, &mut total),
+        );
         return total;
     }
     let parts: Vec<Vec<T>> = (0..rows.div_ceil(share))
         .into_par_iter()
         .map(|i| {
             let mut part = vec![T::ZERO; width];
-            simd(|| f(i * share..rows.min((i + 1) * share), &mut part));
+            simd(
+                #[inline(always)]
+                || f(i * share..rows.min((i + 1) * share), &mut part),
+            );
             part
         })
         .collect();

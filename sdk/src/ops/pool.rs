@@ -17,19 +17,22 @@ fn kernel<T: Real>(x: &Tensor, k: usize) -> Result<Tensor> {
         let xs = view::<T>(&plain)?;
         fresh(b * c * oh * ow, |y| {
             for_rows(y, ow, |first, rows| {
-                simd(|| {
-                    for (i, y) in rows.chunks_exact_mut(ow).enumerate() {
-                        let (plane, row) = ((first + i) / oh, (first + i) % oh);
-                        y.fill(T::ZERO);
-                        for line in 0..k {
-                            let x = &xs[(plane * h + row * k + line) * w..][..ow * k];
-                            add_groups(y, x, k);
+                simd(
+                    #[inline(always)]
+                    || {
+                        for (i, y) in rows.chunks_exact_mut(ow).enumerate() {
+                            let (plane, row) = ((first + i) / oh, (first + i) % oh);
+                            y.fill(T::ZERO);
+                            for line in 0..k {
+                                let x = &xs[(plane * h + row * k + line) * w..][..ow * k];
+                                add_groups(y, x, k);
+                            }
+                            for y in y {
+                                *y *= share;
+                            }
                         }
-                        for y in y {
-                            *y *= share;
-                        }
-                    }
-                });
+                    },
+                );
             });
         })
     };
@@ -38,21 +41,24 @@ fn kernel<T: Real>(x: &Tensor, k: usize) -> Result<Tensor> {
         let gs = view::<T>(back.grad)?;
         let dx = fresh(b * c * h * w, |dx| {
             for_rows(dx, w, |first, rows| {
-                simd(|| {
-                    for (i, dx) in rows.chunks_exact_mut(w).enumerate() {
-                        let (plane, row) = ((first + i) / h, (first + i) % h / k);
-                        if row >= oh {
-                            dx.fill(T::ZERO);
-                            continue;
+                simd(
+                    #[inline(always)]
+                    || {
+                        for (i, dx) in rows.chunks_exact_mut(w).enumerate() {
+                            let (plane, row) = ((first + i) / h, (first + i) % h / k);
+                            if row >= oh {
+                                dx.fill(T::ZERO);
+                                continue;
+                            }
+                            let g = &gs[(plane * oh + row) * ow..][..ow];
+                            let (whole, rest) = dx.split_at_mut(ow * k);
+                            rest.fill(T::ZERO);
+                            for (dx, &g) in whole.chunks_exact_mut(k).zip(g) {
+                                dx.fill(g * share);
+                            }
                         }
-                        let g = &gs[(plane * oh + row) * ow..][..ow];
-                        let (whole, rest) = dx.split_at_mut(ow * k);
-                        rest.fill(T::ZERO);
-                        for (dx, &g) in whole.chunks_exact_mut(k).zip(g) {
-                            dx.fill(g * share);
-                        }
-                    }
-                });
+                    },
+                );
             });
         });
         Ok([Some(Tensor::from_vec(dx, &dims[..], back.grad.device())?)])

@@ -143,7 +143,12 @@ fn for_planes<T: Real>(data: &mut [T], area: usize, f: impl Fn(usize, &mut [T]) 
     data.par_chunks_mut(area)
         .with_min_len(share)
         .enumerate()
-        .for_each(|(plane, data)| simd(|| f(plane, data)));
+        .for_each(|(plane, data)| {
+            simd(
+                #[inline(always)]
+                || f(plane, data),
+            )
+        });
 }
 
 fn kernel<T: Real>(

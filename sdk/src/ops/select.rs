@@ -76,14 +76,17 @@ fn kernel<T: Real>(x: &Tensor, rows: &[u32]) -> Result<Tensor> {
                 };
                 let n = dx.len();
                 dx.copy_from_slice(&gs[first * width + column..][..n]);
-                simd(|| {
-                    for place in rest {
-                        let g = &gs[place * width + column..][..n];
-                        for (dx, &g) in dx.iter_mut().zip(g) {
-                            *dx += g;
+                simd(
+                    #[inline(always)]
+                    || {
+                        for place in rest {
+                            let g = &gs[place * width + column..][..n];
+                            for (dx, &g) in dx.iter_mut().zip(g) {
+                                *dx += g;
+                            }
                         }
-                    }
-                });
+                    },
+                );
             });
         });
         Ok([Some(Tensor::from_vec(dx, &before[..], b.grad.device())?)])

@@ -4,24 +4,35 @@ use candle_core::{Result, Tensor};
 
 use super::check::{choose, require};
 use super::composed;
-use super::parallel::{for_rows, fresh, maximum, simd, sum, sum2};
+use super::parallel::{LANES, fold, for_rows, fresh, maximum, simd, sum2};
 use super::real::Real;
 use super::record::{dense, record, replay, shaped, view};
 
-/// Writes `e^(scale (x - max))` into `y` and returns its sum and the maximum of `x`. Where every
-/// element is `-∞` the sum is 0.
+/// Replaces `x` by `e^(x - max)`, and returns the sum of that and the maximum. Where every element
+/// is `-∞` the sum is 0.
 #[inline(always)]
-pub(super) fn exponentials<T: Real>(x: &mut [T], scale: T) -> (T, T) {
+pub(super) fn exponentials<T: Real>(x: &mut [T]) -> (T, T) {
     let most = maximum(x);
     let shift = if most == T::NEGATIVE_INFINITY {
         T::ZERO
     } else {
         most
     };
-    for x in x.iter_mut() {
-        *x = ((*x - shift) * scale).exponential();
+    let mut lanes = [T::ZERO; LANES];
+    let (whole, rest) = x.as_chunks_mut::<LANES>();
+    for chunk in whole {
+        for (x, lane) in chunk.iter_mut().zip(lanes.iter_mut()) {
+            let e = (*x - shift).exponential();
+            *x = e;
+            *lane += e;
+        }
     }
-    (sum(x), shift)
+    for (x, lane) in rest.iter_mut().zip(lanes.iter_mut()) {
+        let e = (*x - shift).exponential();
+        *x = e;
+        *lane += e;
+    }
+    (fold(lanes), shift)
 }
 
 /// `1 / sum`, or 0 for a row that sees nothing.
@@ -41,32 +52,38 @@ fn kernel<T: Real>(x: &Tensor) -> Result<Tensor> {
     let y = fresh(xs.len(), |y| {
         for_rows(y, width, |first, rows| {
             rows.copy_from_slice(&xs[first * width..][..rows.len()]);
-            simd(|| {
-                for row in rows.chunks_exact_mut(width) {
-                    let (sum, _) = exponentials(row, T::ONE);
-                    let share = inverse(sum);
-                    for y in row {
-                        *y *= share;
+            simd(
+                #[inline(always)]
+                || {
+                    for row in rows.chunks_exact_mut(width) {
+                        let (sum, _) = exponentials(row);
+                        let share = inverse(sum);
+                        for y in row {
+                            *y *= share;
+                        }
                     }
-                }
-            });
+                },
+            );
         });
     });
     record("softmax", [Some(x)], y, x.shape(), move |b| {
         let (y, g) = (view::<T>(b.output)?, view::<T>(b.grad)?);
         let dx = fresh(y.len(), |dx| {
             for_rows(dx, width, |first, rows| {
-                simd(|| {
-                    let n = rows.len();
-                    let y = y[first * width..][..n].chunks_exact(width);
-                    let g = g[first * width..][..n].chunks_exact(width);
-                    for ((dx, y), g) in rows.chunks_exact_mut(width).zip(y).zip(g) {
-                        let mean = sum2(y, g, |y, g| y * g);
-                        for ((dx, &y), &g) in dx.iter_mut().zip(y).zip(g) {
-                            *dx = y * (g - mean);
+                simd(
+                    #[inline(always)]
+                    || {
+                        let n = rows.len();
+                        let y = y[first * width..][..n].chunks_exact(width);
+                        let g = g[first * width..][..n].chunks_exact(width);
+                        for ((dx, y), g) in rows.chunks_exact_mut(width).zip(y).zip(g) {
+                            let mean = sum2(y, g, |y, g| y * g);
+                            for ((dx, &y), &g) in dx.iter_mut().zip(y).zip(g) {
+                                *dx = y * (g - mean);
+                            }
                         }
-                    }
-                });
+                    },
+                );
             });
         });
         Ok([shaped(dx, b.output)?])
