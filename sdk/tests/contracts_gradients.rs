@@ -117,52 +117,40 @@ fn frozen(model: &Tuned) -> Vec<(String, Tensor)> {
 
 #[test]
 fn gradients_are_of_what_trains_and_of_nothing_else() {
-    let adapters: [fn() -> Adapters; 3] = [
-        || vec![gain(&[], &[]).configured()],
-        || vec![gain(&[], &[]).configured(), meeting().configured()],
-        Vec::new,
-    ];
-    for (i, adapters) in adapters.into_iter().enumerate() {
-        for looks in [
-            ToyTask::default(),
-            ToyTask::of(&[Look::Logits, Look::VisionFinal]).by_item(),
-        ] {
-            // Without adapters only a head trains, and one of logits alone has none.
-            let looks = match (i, looks.per_pair) {
-                (1 | 2, false) => ToyTask::default(),
-                _ => looks,
-            };
-            let task = match looks.per_pair {
-                true => looks,
-                false => ToyTask::of(&[Look::Logits]).by_item(),
-            };
-            let model = model(task, adapters());
-            let before = frozen(&model);
-            let loss = model.loss(&aligned(2), &mut Pass::train(0)).unwrap();
-            let gradients = loss.backward().unwrap();
-            for (name, trained) in &model.overlay.trained {
-                let gradient = gradients.get(&trained.var);
-                assert!(
-                    gradient.is_some_and(|g| g.dims() == trained.var.dims()),
-                    "{name}"
-                );
-            }
-            // candle leaves in the store what belongs to leaves alone: here, what trains.
-            let left: BTreeSet<_> = gradients.get_ids().map(text).collect();
-            let trained = model.overlay.trained.values();
-            let wanted: BTreeSet<_> = trained.map(|t| text(&t.var.as_tensor().id())).collect();
-            assert_eq!(left, wanted);
-            for (name, value) in &before {
-                assert!(gradients.get(value).is_none(), "{name}");
-                let now = model
-                    .base
-                    .get(name)
-                    .unwrap()
-                    .tensor(DType::F64, &Device::Cpu)
-                    .unwrap();
-                assert_eq!(values(value), values(&now), "{name}");
-            }
-        }
+    let everything = ToyTask::default;
+    let logits = || ToyTask::of(&[Look::Logits]).by_item();
+    let both = || gain(&[], &[]).configured();
+    // With one tower frozen, the similarities multiply what trains by what does not.
+    let text = || gain(&[Tower::Text], &[1]).configured();
+    only_what_trains(everything(), Vec::new());
+    only_what_trains(everything(), vec![both()]);
+    only_what_trains(everything(), vec![both(), meeting().configured()]);
+    only_what_trains(logits(), vec![both()]);
+    only_what_trains(logits(), vec![text()]);
+}
+
+fn only_what_trains(task: ToyTask, adapters: Adapters) {
+    let model = model(task, adapters);
+    let before = frozen(&model);
+    let loss = model.loss(&aligned(2), &mut Pass::train(0)).unwrap();
+    let gradients = loss.backward().unwrap();
+    for (name, trained) in &model.overlay.trained {
+        let gradient = gradients.get(&trained.var);
+        assert!(
+            gradient.is_some_and(|g| g.dims() == trained.var.dims()),
+            "{name}"
+        );
+    }
+    // candle leaves in the store what belongs to leaves alone: here, what trains.
+    let left: BTreeSet<_> = gradients.get_ids().map(text).collect();
+    let trained = model.overlay.trained.values();
+    let wanted: BTreeSet<_> = trained.map(|t| text(&t.var.as_tensor().id())).collect();
+    assert_eq!(left, wanted);
+    for (name, value) in &before {
+        assert!(gradients.get(value).is_none(), "{name}");
+        let now = model.base.get(name).unwrap();
+        let now = now.tensor(DType::F64, &Device::Cpu).unwrap();
+        assert_eq!(values(value), values(&now), "{name}");
     }
 }
 

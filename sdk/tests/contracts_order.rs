@@ -341,6 +341,9 @@ fn by_hand(batch: &Batch) -> Batch {
     apart
 }
 
+/// Tower, block and batch.
+type Watched = Seen<(Tower, usize, usize)>;
+
 /// The batch seen before each block of both towers.
 fn watch(seen: &Watched) -> Adapters {
     let one = |tower: Tower| {
@@ -369,8 +372,6 @@ fn watch(seen: &Watched) -> Adapters {
     vec![one(Vision).configured(), one(Text).configured()]
 }
 
-type Watched = Seen<(Tower, usize, usize)>;
-
 fn batches(seen: &Watched, tower: Tower) -> Vec<(usize, usize)> {
     let mut all: Vec<_> = seen.take();
     all.retain(|(t, ..)| *t == tower);
@@ -382,17 +383,17 @@ fn eight_sentences_on_one_picture_share_its_prefix() {
     let pairs: Vec<(u32, u32)> = (0..8).map(|s| (0, s)).collect();
     let shared = batch(1, 8, &pairs, 2).unwrap();
     let apart = by_hand(&shared);
-    let kinds: [(&str, fn() -> Scripted); 2] = [("bridge", bridge), ("dense", dense)];
-    for (name, adapter) in kinds {
+    let kinds: [fn() -> Scripted; 2] = [bridge, dense];
+    for adapter in kinds {
         let seen = Seen::new();
         let mut adapters = vec![adapter().configured()];
         adapters.extend(watch(&seen));
         let tuned = model(ToyTask::default(), adapters);
         let together = features(&tuned, &shared);
         let ran: Vec<usize> = batches(&seen, Vision).into_iter().map(|(_, n)| n).collect();
-        assert_eq!(ran, [1, 8, 8], "{name}");
+        assert_eq!(ran, [1, 8, 8]);
         for (got, wanted) in together.iter().zip(features(&tuned, &apart)) {
-            assert!(distance(got, &wanted) < REORDERED, "{name}");
+            assert!(distance(got, &wanted) < REORDERED);
         }
         let logits = tuned.logits(&shared, &mut Pass::predict()).unwrap();
         assert_eq!(logits.dims(), &[8]);
