@@ -9,6 +9,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+/// Training asks for the same large tensors at every step; the system gives their pages back and
+/// clears them anew each time.
+#[global_allocator]
+static MEMORY: twinspan::sdk::ops::Recycler = twinspan::sdk::ops::Recycler::new();
+
 fn main() -> ExitCode {
     let command = program::Program::parse();
     match command.run() {
