@@ -19,6 +19,7 @@ use twinspan_sdk::base::Base;
 use twinspan_sdk::checkpoint::Checkpoint;
 use twinspan_sdk::key_map::{Expected, KeyMap, Pattern};
 use twinspan_sdk::parameter::Overlay;
+use twinspan_sdk::plugin::Plugin;
 use twinspan_sdk::recipe::Recipe;
 use twinspan_sdk::topology::{Origin, Topology};
 use twinspan_sdk::tuned::{Compute, Tuned, planned_overlay};
@@ -84,12 +85,7 @@ impl Etris {
         let checkpoint = &checkpoint.strip_prefix("module.")?;
         let sizes = Sizes::of(checkpoint, untold)?;
         let recipe = Recipe::from_table(sizes.recipe(), "this checkpoint's recipe")?;
-        let clip: Clip = recipe
-            .backbone
-            .options
-            .clone()
-            .try_into()
-            .map_err(Error::plugin)?;
+        let clip = Clip::from_options(&recipe.backbone.options)?;
         let topology = recipe.backbone.plugin.topology()?;
         let planned = planned_overlay(&recipe)?;
         let names = key_map(&clip, checkpoint, &sizes)?;

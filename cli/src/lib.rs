@@ -20,3 +20,4 @@ pub use twinspan_sdk as sdk;
 pub use twinspan_tasks as tasks;
 
 pub mod etris;
+pub mod scenes;

@@ -1,6 +1,7 @@
 //! The commands: what each takes, and which module does it.
 
 mod bench;
+mod demo;
 mod describe;
 mod evaluate;
 mod failure;
@@ -31,6 +32,8 @@ pub struct Program {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Go the whole way on made-up pictures: train, score, show; nothing is downloaded
+    Demo(DemoArgs),
     /// List the plugins that are linked
     List {
         /// Only one kind
@@ -85,6 +88,20 @@ enum Kind {
     Adapters,
     /// Heads, data and scores
     Tasks,
+}
+
+/// `twinspan demo`.
+#[derive(Args)]
+struct DemoArgs {
+    /// The folder for scenes, model and contact sheet, made if need be
+    #[arg(long, default_value = "demo")]
+    out: PathBuf,
+    /// Seed of scenes, starts and order
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Optimiser steps, in place of the recipe's
+    #[arg(long)]
+    steps: Option<usize>,
 }
 
 /// `twinspan train`.
@@ -208,6 +225,7 @@ impl Program {
     /// Runs the command.
     pub fn run(self) -> Result<(), Failure> {
         match self.command {
+            Command::Demo(args) => demo::run(&args),
             Command::List { kind, json } => list::run(kind, json),
             Command::Describe { name, json } => describe::run(&name, json),
             Command::Plan { recipe, set, json } => plan::run(&recipe, &set, json),

@@ -14,6 +14,14 @@ pub trait Plugin: Serialize + DeserializeOwned + Default + Send + Sync + 'static
     const ABOUT: &'static str;
     /// Its options, one entry per field; a test compares them with the struct.
     const OPTIONS: &'static [Opt];
+
+    /// The plugin with the options of a configured one.
+    ///
+    /// # Errors
+    /// The options are another plugin's.
+    fn from_options(options: &toml::Table) -> crate::Result<Self> {
+        options.clone().try_into().map_err(crate::Error::plugin)
+    }
 }
 
 /// One option of a plugin, as `describe` shows it.

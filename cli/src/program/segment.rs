@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use candle_core::Device;
 use serde::Serialize;
 use twinspan::sdk::file::write_whole;
+use twinspan::sdk::plugin::Plugin;
 use twinspan::tasks::picture;
 use twinspan::tasks::referring_segmentation::ReferringSegmentation;
 use twinspan::tasks::referring_segmentation::predict::segment;
@@ -32,13 +33,14 @@ struct Row {
 pub fn run(args: &SegmentArgs) -> Result<(), Failure> {
     let image = picture::open(&args.image)?;
     let model = Model::open(&args.model)?;
-    let task = &model.recipe.task;
-    let options: ReferringSegmentation = task.options.clone().try_into().map_err(|_| {
-        Failure::Usage(format!(
-            "this model's task is `{}`; segment needs one that gives masks",
-            task.name
-        ))
-    })?;
+    if model.recipe.task.name != ReferringSegmentation::NAME {
+        return Err(Failure::Usage(format!(
+            "this model's task is `{}`; segment needs `{}`",
+            model.recipe.task.name,
+            ReferringSegmentation::NAME
+        )));
+    }
+    let options = ReferringSegmentation::from_options(&model.recipe.task.options)?;
     let (predictions, logits) = segment(&model.tuned, &options, &model.kit, &image, &args.text)?;
     std::fs::create_dir_all(&args.out).map_err(|source| Failure::Io {
         what: args.out.display().to_string(),
