@@ -127,7 +127,7 @@ pub fn write_data(folder: &Path, seed: u64, train: u64, held_out: u64, size: u32
             });
         }
     }
-    write(&folder.join("scenes.jsonl"), &records).map_err(Error::plugin)
+    write(folder.join("scenes.jsonl"), &records).map_err(Error::plugin)
 }
 
 #[cfg(test)]
