@@ -31,7 +31,7 @@ const SIZE: u32 = 96;
 const TRAIN: u64 = 120;
 const HELD_OUT: u64 = 24;
 /// Scenes on the contact sheet.
-const SHOWN: u64 = 6;
+const SHOWN: u64 = 5;
 const TINT: [u8; 3] = [255, 64, 200];
 
 pub fn run(args: &DemoArgs) -> Result<(), Failure> {
