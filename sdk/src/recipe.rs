@@ -27,13 +27,17 @@ pub struct Recipe {
     pub train: TrainOptions,
 }
 
+/// The tokenizer that a backbone has without a vocabulary file.
+pub const BYTES: &str = "bytes";
+
 /// What every backbone takes beside its own options.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WeightsChoice {
     /// A weight file, relative to the recipe, or `random:SEED`.
     pub weights: String,
-    /// A vocabulary file or folder, relative to the recipe; empty for the backbone's default.
+    /// A vocabulary file or folder, relative to the recipe; [`BYTES`] for the backbone's own,
+    /// which random weights take without being told.
     pub tokenizer: String,
     /// What the batch norms of the frozen towers do while training.
     pub batch_norm: BatchNormChoice,
@@ -388,7 +392,7 @@ impl WeightsChoice {
         if !self.weights.starts_with("random:") {
             self.weights = anchored(&self.weights);
         }
-        if !self.tokenizer.is_empty() {
+        if !self.tokenizer.is_empty() && self.tokenizer != BYTES {
             self.tokenizer = anchored(&self.tokenizer);
         }
     }

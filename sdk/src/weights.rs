@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::{DType, Device};
 
@@ -15,8 +16,9 @@ use crate::error::{Error, Result};
 use crate::frozen::Frozen;
 use crate::key_map::{Entry, Expected, KeyMap};
 use crate::parameter::Init;
-use crate::recipe::Recipe;
+use crate::recipe::{BYTES, Recipe};
 use crate::site::{Projection, Role};
+use crate::tokenizer::Tokenizer;
 use crate::topology::{Origin, ParameterInfo, Topology};
 
 /// The base a recipe names.
@@ -38,6 +40,26 @@ pub fn open(recipe: &Recipe) -> Result<Base> {
         });
     }
     open_file(backbone, Path::new(&recipe.weights.weights))
+}
+
+/// The tokenizer a recipe names.
+///
+/// # Errors
+/// The file is not a vocabulary of the backbone; or the weights are from a file and no vocabulary
+/// is named: they know the ids of one, and another's would be silently wrong.
+pub fn tokenizer(recipe: &Recipe) -> Result<Arc<dyn Tokenizer>> {
+    let plugin = recipe.backbone.plugin.as_ref();
+    match recipe.weights.tokenizer.as_str() {
+        BYTES => plugin.tokenizer(None),
+        "" if recipe.weights.random().is_some() => plugin.tokenizer(None),
+        "" => Err(Error::Recipe {
+            origin: "[backbone]".into(),
+            message: format!(
+                "weights from a file need the vocabulary they were trained with: tokenizer = \"FILE\", or \"{BYTES}\" for the backbone's own"
+            ),
+        }),
+        path => plugin.tokenizer(Some(Path::new(path))),
+    }
 }
 
 /// The base in a weight file.

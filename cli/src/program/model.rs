@@ -1,14 +1,10 @@
 //! Opening a recipe's or a model's parts, for the commands that run one.
 
-use std::path::Path;
-use std::sync::Arc;
-
 use candle_core::DType;
 use twinspan::sdk::recipe::Recipe;
 use twinspan::sdk::task::Kit;
-use twinspan::sdk::tokenizer::Tokenizer;
 use twinspan::sdk::tuned::{Compute, Tuned};
-use twinspan::sdk::{artifact, device};
+use twinspan::sdk::{artifact, device, weights};
 
 use super::ModelArgs;
 use super::failure::Failure;
@@ -21,18 +17,11 @@ pub fn compute(name: &str) -> Result<Compute, Failure> {
     })
 }
 
-/// The recipe's tokenizer.
-pub fn tokenizer(recipe: &Recipe) -> Result<Arc<dyn Tokenizer>, Failure> {
-    let path = &recipe.weights.tokenizer;
-    let path = (!path.is_empty()).then(|| Path::new(path));
-    Ok(recipe.backbone.plugin.tokenizer(path)?)
-}
-
 /// What data needs of a recipe's backbone.
 pub fn kit(recipe: &Recipe, compute: &Compute) -> Result<Kit, Failure> {
     Ok(Kit {
         preparation: recipe.backbone.plugin.preparation(),
-        tokenizer: tokenizer(recipe)?,
+        tokenizer: weights::tokenizer(recipe)?,
         dtype: compute.dtype,
         device: compute.device.clone(),
     })
