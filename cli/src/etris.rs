@@ -29,6 +29,15 @@ use sizes::Sizes;
 
 /// The base's file in an imported model folder.
 const BASE: &str = "base.safetensors";
+/// The folder of the vocabulary in an imported model folder.
+const VOCABULARY: &str = "vocabulary";
+/// What a folder can hold of a vocabulary. The first two are halves of one.
+const FILES: [&str; 4] = [
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.json",
+    "bpe_simple_vocab_16e6.txt.gz",
+];
 
 /// What no shape in a checkpoint tells.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +48,22 @@ pub struct Untold {
     pub input_size: Option<usize>,
     /// Ids a sentence is cut to: 17, or 22 for G-Ref.
     pub words: usize,
+}
+
+impl Untold {
+    /// Sizes that make no model: wrong use where some were told, else the checkpoint is damaged.
+    fn unfit(&self, checkpoint: &Checkpoint, error: Error) -> Error {
+        let path = checkpoint.path().display();
+        let told = self.bridge_heads.is_some()
+            || self.input_size.is_some()
+            || self.words != Self::default().words;
+        match told {
+            true => Error::wrong_use(format!(
+                "{path}: its shapes and the sizes given make no model: {error}"
+            )),
+            false => Error::plugin(format!("{path}: its shapes make no model: {error}")),
+        }
+    }
 }
 
 impl Default for Untold {
@@ -84,10 +109,11 @@ impl Etris {
     pub fn read(checkpoint: &Checkpoint, untold: &Untold) -> Result<Self> {
         let checkpoint = &checkpoint.strip_prefix("module.")?;
         let sizes = Sizes::of(checkpoint, untold)?;
-        let recipe = Recipe::from_table(sizes.recipe(), "this checkpoint's recipe")?;
+        let unfit = |error: Error| untold.unfit(checkpoint, error);
+        let recipe = Recipe::from_table(sizes.recipe(), "its recipe").map_err(unfit)?;
         let clip = Clip::from_options(&recipe.backbone.options)?;
-        let topology = recipe.backbone.plugin.topology()?;
-        let planned = planned_overlay(&recipe)?;
+        let topology = recipe.backbone.plugin.topology().map_err(unfit)?;
+        let planned = planned_overlay(&recipe).map_err(unfit)?;
         let names = key_map(&clip, checkpoint, &sizes)?;
         let mut read = names.read(checkpoint, &expected(&topology, &planned))?;
 
@@ -137,14 +163,16 @@ pub fn import(
     let mut etris = Etris::read(&Checkpoint::open(checkpoint)?, untold)?;
     etris.recipe.backbone.plugin.tokenizer(Some(tokenizer))?;
     let tuned = etris.model(Compute::default())?;
-    let stored = tokenizer.file_name().unwrap_or_default().to_os_string();
     etris.recipe.weights.weights = BASE.to_string();
-    etris.recipe.weights.tokenizer = stored.to_string_lossy().into_owned();
+    etris.recipe.weights.tokenizer = match tokenizer.file_name() {
+        Some(name) if !tokenizer.is_dir() => format!("{VOCABULARY}/{}", name.to_string_lossy()),
+        _ => VOCABULARY.to_string(),
+    };
     let base = serialize(&tuned.base)?;
     let metrics = serde_json::json!({});
     artifact::save(out, &etris.recipe, &tuned, &metrics, &|folder| {
         std::fs::write(folder.join(BASE), &base)?;
-        copy(tokenizer, &folder.join(&stored))
+        copy(tokenizer, &folder.join(VOCABULARY))
     })?;
     let trained = tuned.overlay.trained.values();
     Ok(Imported {
@@ -189,20 +217,19 @@ fn serialize(base: &Base) -> Result<Vec<u8>> {
     safetensors::serialize(tensors, None).map_err(Error::plugin)
 }
 
-/// A vocabulary is a file or a folder of a few.
+/// Copies a vocabulary, which is a file, two of a pair, or a folder with one of these.
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
-    if !from.is_dir() {
-        return std::fs::copy(from, to).map(|_| ());
-    }
     std::fs::create_dir(to)?;
-    for name in [
-        "vocab.json",
-        "merges.txt",
-        "tokenizer.json",
-        "bpe_simple_vocab_16e6.txt.gz",
-    ] {
-        if from.join(name).is_file() {
-            std::fs::copy(from.join(name), to.join(name))?;
+    let (folder, parts) = match (from.is_dir(), from.file_name()) {
+        (false, Some(name)) => {
+            std::fs::copy(from, to.join(name))?;
+            (from.parent().unwrap_or(Path::new("")), &FILES[..2])
+        }
+        _ => (from, &FILES[..]),
+    };
+    for name in parts {
+        if folder.join(name).is_file() {
+            std::fs::copy(folder.join(name), to.join(name))?;
         }
     }
     Ok(())

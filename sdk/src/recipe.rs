@@ -245,7 +245,7 @@ impl Recipe {
                 return Err(wrong("`train` must be a table: write [train]".into()));
             }
             Some(value) => value.try_into().map_err(|e: toml::de::Error| {
-                wrong(format!("[train]: {}", one_line(e.message())))
+                wrong(format!("[train]: {}", one_line(&e.to_string())))
             })?,
         };
         let adapters = match table.remove("adapter") {
@@ -264,7 +264,7 @@ impl Recipe {
             }
         }
         let weights: WeightsChoice = shared.try_into().map_err(|e: toml::de::Error| {
-            wrong(format!("[backbone]: {}", one_line(e.message())))
+            wrong(format!("[backbone]: {}", one_line(&e.to_string())))
         })?;
         type Known = Result<Vec<&'static str>>;
         let named =

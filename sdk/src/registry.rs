@@ -159,7 +159,7 @@ pub fn configured<K: Kind>(name: &str, table: toml::Table) -> Result<Configured<
             known: entries.iter().map(|e| e.name.to_string()).collect(),
         });
     };
-    (entry.parse)(table).map_err(|e| options_error(K::KIND, name, e.message()))
+    (entry.parse)(table).map_err(|e| options_error(K::KIND, name, &e.to_string()))
 }
 
 /// Registers a plugin: `register!(adapter: Lora);`. Expands to a static and nothing else.

@@ -53,24 +53,24 @@ impl Sizes {
     /// A tensor that every ETRIS model has is missing.
     pub fn of(checkpoint: &Checkpoint, untold: &Untold) -> Result<Self> {
         let shapes = Shapes(checkpoint);
-        let vit = checkpoint.get("backbone.visual.proj").is_some();
+        let vit = shapes.count("backbone.visual.transformer.resblocks") > 0;
         let vision = match vit {
             true => vit_sizes(&shapes, untold)?,
             false => resnet_sizes(&shapes, untold)?,
         };
         Ok(Self {
             vision,
-            joint: shapes.dim("backbone.text_projection", 1)?,
-            text_layers: shapes.count("backbone.transformer.resblocks", "ln_1.weight"),
-            text_width: shapes.dim("backbone.ln_final.weight", 0)?,
-            context: shapes.dim("backbone.positional_embedding", 0)?,
-            vocabulary: shapes.dim("backbone.token_embedding.weight", 0)?,
-            stages: shapes.count("bridger.linear1", "weight"),
-            dim: shapes.dim("bridger.linear1.0.weight", 0)?,
+            joint: shapes.dim("backbone.text_projection", 2, 1)?,
+            text_layers: shapes.count("backbone.transformer.resblocks"),
+            text_width: shapes.dim("backbone.ln_final.weight", 1, 0)?,
+            context: shapes.dim("backbone.positional_embedding", 2, 0)?,
+            vocabulary: shapes.dim("backbone.token_embedding.weight", 2, 0)?,
+            stages: shapes.count("bridger.linear1"),
+            dim: shapes.dim("bridger.linear1.0.weight", 2, 0)?,
             bridge_heads: untold.bridge_heads.unwrap_or(if vit { 8 } else { 4 }),
-            head_width: shapes.dim("neck.txt_proj.weight", 0)?,
-            decoder_layers: shapes.count("decoder.layers", "norm1.weight"),
-            ffn: shapes.dim("decoder.layers.0.ffn.0.weight", 0)?,
+            head_width: shapes.dim("neck.txt_proj.weight", 2, 0)?,
+            decoder_layers: shapes.count("decoder.layers"),
+            ffn: shapes.dim("decoder.layers.0.ffn.0.weight", 2, 0)?,
             words: untold.words,
         })
     }
@@ -174,8 +174,8 @@ impl Sizes {
 
 fn vit_sizes(shapes: &Shapes, untold: &Untold) -> Result<Vision> {
     let conv = "backbone.visual.conv1.weight";
-    let patch = shapes.dim(conv, 2)?;
-    let rows = shapes.dim("backbone.visual.positional_embedding", 0)?;
+    let patch = shapes.dim(conv, 4, 2)?;
+    let rows = shapes.dim("backbone.visual.positional_embedding", 2, 0)?;
     let size = rows.saturating_sub(1).isqrt() * patch;
     if untold.input_size.is_some_and(|told| told != size) {
         return Err(Error::wrong_use(format!(
@@ -184,19 +184,19 @@ fn vit_sizes(shapes: &Shapes, untold: &Untold) -> Result<Vision> {
         )));
     }
     Ok(Vision::Vit {
-        layers: shapes.count("backbone.visual.transformer.resblocks", "ln_1.weight"),
-        width: shapes.dim(conv, 0)?,
+        layers: shapes.count("backbone.visual.transformer.resblocks"),
+        width: shapes.dim(conv, 4, 0)?,
         patch,
         size,
     })
 }
 
 fn resnet_sizes(shapes: &Shapes, untold: &Untold) -> Result<Vision> {
-    let rows = shapes.dim("backbone.visual.attnpool.positional_embedding", 0)?;
-    let blocks = |layer| shapes.count(&format!("backbone.visual.layer{layer}"), "conv1.weight");
+    let rows = shapes.dim("backbone.visual.attnpool.positional_embedding", 2, 0)?;
+    let blocks = |layer| shapes.count(&format!("backbone.visual.layer{layer}"));
     Ok(Vision::Resnet {
         layers: [blocks(1), blocks(2), blocks(3), blocks(4)],
-        width: shapes.dim("backbone.visual.layer1.0.conv1.weight", 0)?,
+        width: shapes.dim("backbone.visual.layer1.0.conv1.weight", 4, 0)?,
         native: rows.saturating_sub(1).isqrt() * RESNET_STRIDE,
         size: untold.input_size.unwrap_or(416),
     })
@@ -206,21 +206,32 @@ fn resnet_sizes(shapes: &Shapes, untold: &Untold) -> Result<Vision> {
 struct Shapes<'a>(&'a Checkpoint);
 
 impl Shapes<'_> {
-    fn dim(&self, name: &str, i: usize) -> Result<usize> {
-        let dims = self.0.get(name).map(|t| t.shape().dims());
-        dims.and_then(|d| d.get(i).copied()).ok_or_else(|| {
+    /// Dimension `i` of the tensor `name`, which has `rank` of them.
+    fn dim(&self, name: &str, rank: usize, i: usize) -> Result<usize> {
+        let path = self.0.path().display();
+        let unknown = |problem: String| {
             Error::plugin(format!(
-                "{} is not a released ETRIS checkpoint: it lacks `{name}`",
-                self.0.path().display()
+                "{path} is not a released ETRIS checkpoint: {problem}"
             ))
-        })
+        };
+        let tensor = self.0.get(name);
+        let dims = tensor.ok_or_else(|| unknown(format!("it lacks `{name}`")))?;
+        match dims.shape().dims() {
+            dims if dims.len() == rank => Ok(dims[i]),
+            dims => Err(unknown(format!(
+                "`{name}` has shape {dims:?}; it takes {rank} dimensions"
+            ))),
+        }
     }
 
-    /// How many of `list.0.part`, `list.1.part`, … there are.
-    fn count(&self, list: &str, part: &str) -> usize {
-        (0..)
-            .take_while(|i| self.0.get(&format!("{list}.{i}.{part}")).is_some())
-            .count()
+    /// How many items the list has. Any tensor of an item counts it, so that one that is missing
+    /// is missed by its own name.
+    fn count(&self, list: &str) -> usize {
+        let holds = |i: &usize| {
+            let item = format!("{list}.{i}.");
+            self.0.names().any(|name| name.starts_with(&item))
+        };
+        (0..).take_while(holds).count()
     }
 }
 

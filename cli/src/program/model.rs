@@ -1,10 +1,12 @@
 //! Opening a recipe's or a model's parts, for the commands that run one.
 
+use std::path::Path;
+
 use candle_core::DType;
-use twinspan::sdk::recipe::Recipe;
+use twinspan::sdk::recipe::{BYTES, Recipe};
 use twinspan::sdk::task::Kit;
 use twinspan::sdk::tuned::{Compute, Tuned};
-use twinspan::sdk::{artifact, device, weights};
+use twinspan::sdk::{Error, artifact, device, weights};
 
 use super::ModelArgs;
 use super::failure::Failure;
@@ -45,8 +47,24 @@ impl Model {
         if let Some(tokenizer) = &args.tokenizer {
             recipe.weights.tokenizer = tokenizer.display().to_string();
         }
+        if !recipe.weights.weights.starts_with("random:") {
+            is_there(&recipe.weights.weights, "weights")?;
+        }
+        if !recipe.weights.tokenizer.is_empty() && recipe.weights.tokenizer != BYTES {
+            is_there(&recipe.weights.tokenizer, "tokenizer")?;
+        }
         let kit = kit(&recipe, &compute)?;
         let tuned = artifact::open(&args.model, &recipe, compute)?;
         Ok(Self { recipe, tuned, kit })
+    }
+}
+
+/// Says by which option a file that has moved since training is named.
+fn is_there(path: &str, option: &str) -> Result<(), Failure> {
+    match Path::new(path).exists() {
+        true => Ok(()),
+        false => Err(Failure::Sdk(Error::plugin(format!(
+            "{path}, with which the model was made, is not there: say where it is with --{option}"
+        )))),
     }
 }

@@ -1,4 +1,5 @@
 //! The golden ETRIS models: weights drawn from names, inputs, expected numbers.
+#![allow(dead_code, reason = "each test file uses a part")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
