@@ -153,7 +153,11 @@ fn weights_that_do_not_fit_are_refused_by_tensor_with_the_nearest() {
         safetensors::serialize(tensors, None).unwrap()
     };
     let file = bench.path("weights.safetensors");
-    let setting = ["train.steps=1", "backbone.weights=weights.safetensors"];
+    let setting = [
+        "train.steps=1",
+        "backbone.weights=weights.safetensors",
+        "backbone.tokenizer=bytes",
+    ];
     let place = |tensors: &[(String, Tensor)]| {
         let at = tensors.iter().position(|(n, _)| n == "text.norm.bias");
         at.unwrap()

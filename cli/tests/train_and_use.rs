@@ -211,7 +211,10 @@ fn training_leaves_the_weight_file_alone_and_the_model_knows_its_own() {
     let file = bench.path("clip.safetensors");
     openai_file(&file);
     let before = fs::read(&file).unwrap();
-    let setting = ["backbone.weights=clip.safetensors"];
+    let setting = [
+        "backbone.weights=clip.safetensors",
+        "backbone.tokenizer=bytes",
+    ];
     let tuned = bench.trained("recipe.toml", "model", &setting);
     assert!(
         fs::read(&file).unwrap() == before,

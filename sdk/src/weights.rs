@@ -51,7 +51,7 @@ pub fn tokenizer(recipe: &Recipe) -> Result<Arc<dyn Tokenizer>> {
     let plugin = recipe.backbone.plugin.as_ref();
     match recipe.weights.tokenizer.as_str() {
         BYTES => plugin.tokenizer(None),
-        "" if recipe.weights.random().is_some() => plugin.tokenizer(None),
+        "" if recipe.weights.weights.starts_with("random:") => plugin.tokenizer(None),
         "" => Err(Error::Recipe {
             origin: "[backbone]".into(),
             message: format!(
