@@ -2,7 +2,7 @@
 //!
 //! Dual encoders for twinspan, as plugins: [`clip`] with ViT and ResNet towers.
 //!
-//! [`block`] and [`declare`] are what a family of one's own starts from; [`tokenizer`] turns
+//! [`block`] and the SDK's [`declare`](twinspan_sdk::declare) are what a family of one's own starts from; [`tokenizer`] turns
 //! sentences into CLIP's ids.
 
 pub mod block;

@@ -59,7 +59,7 @@ const RECIPE: &str = r#"
     [backbone.model]
     embed_dim = 16
     vision = { kind = "vit", layers = 3, width = 32, heads = 2, patch = 8, image_size = 64 }
-    text = { layers = 3, width = 32, heads = 2, context = 16, vocabulary = 514 }
+    text = { layers = 3, width = 32, heads = 2, context = 24, vocabulary = 514 }
 
     [[adapter]]
     use = "ssf"

@@ -1,7 +1,7 @@
 //! Declaring what a tower is made of while walking through its layers once.
 //!
 //! Owns the lists of projections and parameters that a
-//! [`TowerTopology`](crate::topology::TowerTopology) holds, so that a layer's shape and
+//! [`TowerTopology`] holds, so that a layer's shape and
 //! names are written in one place. Knows no architecture and loads nothing.
 
 use crate::parameter::Init;
