@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use candle_core::DType;
 use twinspan::sdk::recipe::Recipe;
+use twinspan::sdk::site::Projection;
 use twinspan::sdk::task::Kit;
 use twinspan::sdk::tokenizer::Tokenizer;
 use twinspan::sdk::tuned::{Compute, Tuned};
@@ -24,8 +25,39 @@ pub fn compute(name: &str) -> Result<Compute, Failure> {
 /// The recipe's tokenizer.
 pub fn tokenizer(recipe: &Recipe) -> Result<Arc<dyn Tokenizer>, Failure> {
     let path = &recipe.weights.tokenizer;
-    let path = (!path.is_empty()).then(|| Path::new(path));
-    Ok(recipe.backbone.plugin.tokenizer(path)?)
+    if !path.is_empty() {
+        return Ok(recipe.backbone.plugin.tokenizer(Some(Path::new(path)))?);
+    }
+    let tokenizer = recipe.backbone.plugin.tokenizer(None)?;
+    let topology = recipe.backbone.plugin.topology()?;
+    let table = topology
+        .projections()
+        .find(|p| p.projection == Projection::Token);
+    let rows = table.map_or(0, |table| table.input);
+    // Random weights learn any vocabulary; trained ones know the words of their own.
+    if recipe.weights.random().is_none() && rows != tokenizer.vocabulary() {
+        return Err(Failure::Usage(format!(
+            "{} has {rows} words, and no vocabulary is named: set backbone.tokenizer to the one it was trained with",
+            recipe.weights.weights
+        )));
+    }
+    Ok(tokenizer)
+}
+
+/// Refuses an `out` with a file inside that it is made from: a model folder is replaced whole.
+pub fn spares<'a>(out: &Path, files: impl IntoIterator<Item = &'a Path>) -> Result<(), Failure> {
+    let Ok(out) = out.canonicalize() else {
+        return Ok(());
+    };
+    let inside = |file: &&Path| file.canonicalize().is_ok_and(|file| file.starts_with(&out));
+    match files.into_iter().find(inside) {
+        None => Ok(()),
+        Some(file) => Err(Failure::Usage(format!(
+            "{} lies in {}, which would be replaced: name another folder",
+            file.display(),
+            out.display()
+        ))),
+    }
 }
 
 /// What data needs of a recipe's backbone.
@@ -55,12 +87,11 @@ impl Model {
         let mut recipe = artifact::recipe(&args.model, args.weights.as_deref())?;
         if let Some(tokenizer) = &args.tokenizer {
             recipe.weights.tokenizer = tokenizer.display().to_string();
-        }
-        if !recipe.weights.weights.starts_with("random:") {
-            is_there(&recipe.weights.weights, "weights")?;
-        }
-        if !recipe.weights.tokenizer.is_empty() {
+        } else if !recipe.weights.tokenizer.is_empty() {
             is_there(&recipe.weights.tokenizer, "tokenizer")?;
+        }
+        if args.weights.is_none() && !recipe.weights.weights.starts_with("random:") {
+            is_there(&recipe.weights.weights, "weights")?;
         }
         let kit = kit(&recipe, &compute)?;
         let tuned = artifact::open(&args.model, &recipe, compute)?;
