@@ -4,6 +4,7 @@
 mod scene;
 mod terminal;
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -185,6 +186,84 @@ fn the_same_seed_gives_the_same_bytes_and_another_gives_others() {
         .filter(|n| n.starts_with('.'))
         .collect();
     assert!(hidden.is_empty(), "{hidden:?}");
+}
+
+#[test]
+fn a_folder_with_what_a_model_is_made_from_is_never_replaced() {
+    let bench = Bench::new();
+    // A project: its own recipe in it makes no model of it.
+    let before = names(bench.0.path());
+    let project = twinspan!(
+        "train",
+        &bench.path("recipe.toml"),
+        "--data",
+        &bench.path("data.jsonl"),
+        "--out",
+        bench.0.path(),
+    );
+    has(&project.error(2), &["is not a model folder"]);
+    assert_eq!(names(bench.0.path()), before);
+
+    // A model that holds its own base, as imported ones do.
+    bench.trained("recipe.toml", "model", &[]);
+    openai_file(&bench.path("model/base.safetensors"));
+    let setting = [
+        "backbone.weights=model/base.safetensors",
+        "backbone.tokenizer=bytes",
+    ];
+    let message = bench.train("recipe.toml", "model", &setting).error(2);
+    has(&message, &["base.safetensors", "would be replaced"]);
+    assert!(bench.path("model/base.safetensors").exists());
+    bench.train("recipe.toml", "other", &setting).results();
+}
+
+#[test]
+fn a_place_that_takes_no_folder_is_refused_before_training() {
+    let bench = Bench::new();
+    let empty = bench.path("empty");
+    fs::create_dir(&empty).unwrap();
+    let (recipe, data) = (bench.path("recipe.toml"), bench.path("data.jsonl"));
+    for (out, said) in [
+        (".", "does not end in a name"),
+        ("/proc/model", "/proc/model"),
+    ] {
+        let arguments: [&OsStr; 6] = [
+            "train".as_ref(),
+            recipe.as_ref(),
+            "--data".as_ref(),
+            data.as_ref(),
+            "--out".as_ref(),
+            out.as_ref(),
+        ];
+        let run = terminal::run_in(&empty, arguments.map(OsStr::to_os_string).to_vec());
+        assert_ne!(run.code, Some(0), "{run:?}");
+        assert!(!run.stderr.contains("training"), "{run:?}");
+        has(&run.stderr, &["error: ", said]);
+    }
+    assert!(names(&empty).is_empty());
+}
+
+#[test]
+fn sentences_that_are_cut_are_told_before_training() {
+    let bench = Bench::new();
+    let long = ["cat"; 500].join(" ");
+    let text = fs::read_to_string(bench.path("data.jsonl")).unwrap();
+    write(
+        bench.0.path(),
+        "data.jsonl",
+        text.replace("the thing", &long),
+    );
+    let said = bench.train("recipe.toml", "model", &[]);
+    let [warning, training] = ["warning: ", "training "].map(|start| said.stderr.find(start));
+    assert!(warning.unwrap() < training.unwrap(), "{said:?}");
+    has(
+        &said.stderr,
+        &["4 of 10 sentences", "task.words = 24", "cat cat"],
+    );
+    said.results();
+    let said = bench.eval(&["--split", "val"]);
+    has(&said.stderr, &["warning: ", "are cut"]);
+    said.results();
 }
 
 /// Writes the random base under OpenAI's names, as a file that was downloaded.

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::Base;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::file;
+use crate::file::{self, FileError};
 use crate::recipe::Recipe;
 use crate::tuned::{Compute, Tuned};
 use crate::weights;
@@ -70,7 +70,7 @@ pub fn save(
     let text = recipe.to_toml()?;
     let card = card(recipe, tuned, metrics, &header);
     let metrics = serde_json::to_string_pretty(metrics).map_err(Error::plugin)?;
-    file::write_folder(path, RECIPE, |folder| {
+    file::write_folder(path, TUNED, |folder| {
         std::fs::write(folder.join(RECIPE), &text)?;
         std::fs::write(folder.join(TUNED), &overlay)?;
         std::fs::write(folder.join(METRICS), metrics + "\n")?;
@@ -80,33 +80,43 @@ pub fn save(
     Ok(())
 }
 
-/// Whether an artifact can be written at `path`: asked before a run, not after it.
+/// Whether an artifact can be written at `path`: asked before a run, not after it. A folder is
+/// replaced only if it is empty or a model: one with a recipe alone is somebody's project.
 ///
 /// # Errors
-/// There is something else at `path`, or its parent folder does not exist.
+/// There is something else at `path`, or nothing can be written beside it.
 pub fn check(path: &Path) -> Result<()> {
+    let wrong = |problem: String| Err(Error::wrong_use(format!("{}{problem}", path.display())));
+    if path.file_name().is_none() {
+        return wrong(": the path does not end in a name; name a new folder".into());
+    }
     let parent = match path.parent() {
         Some(p) if !p.as_os_str().is_empty() => p,
         _ => Path::new("."),
     };
     if !parent.is_dir() {
-        return Err(Error::wrong_use(format!(
-            "{}: the folder {} does not exist",
-            path.display(),
-            parent.display()
-        )));
+        return wrong(format!(": the folder {} does not exist", parent.display()));
     }
     let occupied = match std::fs::read_dir(path) {
-        Ok(mut entries) => entries.next().is_some() && !path.join(RECIPE).is_file(),
+        Ok(mut entries) => entries.next().is_some() && !is_model(path),
         Err(_) => path.exists(),
     };
-    match occupied {
-        true => Err(Error::wrong_use(format!(
-            "{} exists and is not a model folder; name a new one",
-            path.display()
-        ))),
-        false => Ok(()),
+    if occupied {
+        return wrong(" exists and is not a model folder; name a new one".into());
     }
+    match tempfile::tempdir_in(parent) {
+        Ok(_) => Ok(()),
+        Err(source) => Err(FileError::Io {
+            action: "write",
+            path: path.to_path_buf(),
+            source,
+        }
+        .into()),
+    }
+}
+
+fn is_model(path: &Path) -> bool {
+    path.join(RECIPE).is_file() && path.join(TUNED).is_file()
 }
 
 fn serialize(tensors: &BTreeMap<String, Tensor>, header: &Header) -> Result<Vec<u8>> {
@@ -124,7 +134,7 @@ fn serialize(tensors: &BTreeMap<String, Tensor>, header: &Header) -> Result<Vec<
 /// # Errors
 /// The folder is not a model.
 pub fn recipe(path: &Path, weights: Option<&Path>) -> Result<Recipe> {
-    if !path.join(RECIPE).is_file() || !path.join(TUNED).is_file() {
+    if !is_model(path) {
         return Err(Error::wrong_use(format!(
             "{} is not a model folder: it needs {RECIPE} and {TUNED}",
             path.display()

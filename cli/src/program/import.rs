@@ -5,10 +5,12 @@ use twinspan::sdk::artifact;
 
 use super::EtrisArgs;
 use super::failure::{Failure, print};
+use super::model;
 use super::plan::grouped;
 
 pub fn run(args: &EtrisArgs) -> Result<(), Failure> {
     artifact::check(&args.out)?;
+    model::spares(&args.out, [args.checkpoint.as_path(), &args.tokenizer])?;
     let untold = Untold {
         bridge_heads: args.bridge_heads,
         input_size: args.input_size,

@@ -19,6 +19,22 @@ pub fn compute(name: &str) -> Result<Compute, Failure> {
     })
 }
 
+/// Refuses an `out` with a file inside that it is made from: a model folder is replaced whole.
+pub fn spares<'a>(out: &Path, files: impl IntoIterator<Item = &'a Path>) -> Result<(), Failure> {
+    let Ok(out) = out.canonicalize() else {
+        return Ok(());
+    };
+    let inside = |file: &&Path| file.canonicalize().is_ok_and(|file| file.starts_with(&out));
+    match files.into_iter().find(inside) {
+        None => Ok(()),
+        Some(file) => Err(Failure::Usage(format!(
+            "{} lies in {}, which would be replaced: name another folder",
+            file.display(),
+            out.display()
+        ))),
+    }
+}
+
 /// What data needs of a recipe's backbone.
 pub fn kit(recipe: &Recipe, compute: &Compute) -> Result<Kit, Failure> {
     Ok(Kit {
@@ -46,12 +62,11 @@ impl Model {
         let mut recipe = artifact::recipe(&args.model, args.weights.as_deref())?;
         if let Some(tokenizer) = &args.tokenizer {
             recipe.weights.tokenizer = tokenizer.display().to_string();
-        }
-        if !recipe.weights.weights.starts_with("random:") {
-            is_there(&recipe.weights.weights, "weights")?;
-        }
-        if !recipe.weights.tokenizer.is_empty() && recipe.weights.tokenizer != BYTES {
+        } else if !recipe.weights.tokenizer.is_empty() && recipe.weights.tokenizer != BYTES {
             is_there(&recipe.weights.tokenizer, "tokenizer")?;
+        }
+        if args.weights.is_none() && !recipe.weights.weights.starts_with("random:") {
+            is_there(&recipe.weights.weights, "weights")?;
         }
         let kit = kit(&recipe, &compute)?;
         let tuned = artifact::open(&args.model, &recipe, compute)?;

@@ -1,5 +1,7 @@
 //! `twinspan train`: a recipe and data to a model folder.
 
+use std::path::Path;
+
 use serde_json::json;
 use twinspan::sdk::plan::plan;
 use twinspan::sdk::recipe::Recipe;
@@ -16,11 +18,16 @@ use super::{bench, model};
 pub fn run(args: &TrainArgs) -> Result<(), Failure> {
     artifact::check(&args.out)?;
     let recipe = Recipe::open_with(&args.recipe, &args.set)?;
+    let paths = [&recipe.weights.weights, &recipe.weights.tokenizer].map(Path::new);
+    model::spares(&args.out, paths.into_iter().chain([args.data.as_path()]))?;
     let compute = model::compute(&args.device)?;
     let kit = model::kit(&recipe, &compute)?;
     let tokenizer = kit.tokenizer.clone();
     let data = recipe.task.plugin.open(&args.data, kit)?;
     data.len(&recipe.train.split)?;
+    for warning in data.warnings() {
+        eprintln!("warning: {warning}");
+    }
     let summary = plan(&recipe)?;
     eprintln!(
         "training {} parameters beside the frozen {} of {}",
@@ -39,9 +46,6 @@ pub fn run(args: &TrainArgs) -> Result<(), Failure> {
         &mut TrainProgress::new(),
     )?;
     let seconds = started.elapsed().as_secs_f64();
-    for warning in data.warnings() {
-        eprintln!("warning: {warning}");
-    }
     let loss = history.last().map(|r| r.loss);
     let metrics = json!({
         "loss": loss,

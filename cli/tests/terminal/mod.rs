@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::Command;
 
 /// Runs `twinspan` with arguments of any kind of text or path.
@@ -21,8 +22,14 @@ pub struct Said {
 }
 
 pub fn run(arguments: Vec<OsString>) -> Said {
+    run_in(Path::new("."), arguments)
+}
+
+/// Runs with `folder` as the working directory.
+pub fn run_in(folder: &Path, arguments: Vec<OsString>) -> Said {
     let output = Command::new(env!("CARGO_BIN_EXE_twinspan"))
         .args(arguments)
+        .current_dir(folder)
         .output()
         .unwrap();
     Said {

@@ -135,7 +135,7 @@ impl Pickler {
         self.int(tensor.elem_count() as i32);
         self.bytes.extend(b"tQ");
         self.int(0);
-        for sizes in [tensor.dims(), &tensor.stride()] {
+        for sizes in [tensor.dims(), tensor.stride()] {
             self.bytes.push(b'(');
             sizes.iter().for_each(|size| self.int(*size as i32));
             self.bytes.push(b't');
