@@ -47,8 +47,10 @@ fn kernel<T: Real>(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resu
         let (xs, ws, gs) = (view::<T>(&kept)?, view::<T>(&w)?, view::<T>(b.grad)?);
         let rows = xs.len() / width;
         let [of_x, of_w, of_b] = b.needs;
-        // Taken again instead of kept: x has to be read anyway.
-        let scales: Vec<(T, T)> = {
+        // Taken again instead of kept: x has to be read anyway. Frozen weights do without.
+        let scales: Vec<(T, T)> = if !(of_w || of_b) {
+            Vec::new()
+        } else {
             let mut all = vec![(T::ZERO, T::ZERO); rows];
             let share = rows_per_piece(width);
             all.par_chunks_mut(share).enumerate().for_each(|(i, all)| {
@@ -78,7 +80,8 @@ fn kernel<T: Real>(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resu
                                 let gs = gs[first * width..][..n].chunks_exact(width);
                                 let share = T::ONE / T::of(width as f64);
                                 let lines = rows.chunks_exact_mut(width).zip(xs).zip(gs);
-                                for (((dx, x), g), &(mean, rate)) in lines.zip(&scales[first..]) {
+                                for ((dx, x), g) in lines {
+                                    let (mean, rate) = moments(x, eps);
                                     for ((dx, &g), &w) in dx.iter_mut().zip(g).zip(ws) {
                                         *dx = g * w;
                                     }
