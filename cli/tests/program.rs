@@ -239,3 +239,22 @@ fn wrong_use_ends_with_2_and_says_what_is_possible() {
         &["no such operation"],
     );
 }
+
+#[test]
+fn sizes_that_are_a_slip_of_the_pen_are_refused_before_memory_is_asked_for() {
+    for setting in [
+        "task.width=1000000000000",
+        "task.ffn=10000000000",
+        "task.layers=100000000",
+        "adapter.0.dim=1000000000000",
+        "backbone.model.vision.width=1000000000000",
+        "backbone.model.vision.image_size=100000000",
+    ] {
+        let path = recipes().join("small.toml");
+        let message = twinspan!("plan", &path, "--set", setting).error(2);
+        assert!(
+            message.contains("may hold") || message.contains("give 1 to"),
+            "{message}"
+        );
+    }
+}

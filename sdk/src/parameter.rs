@@ -12,6 +12,11 @@ use crate::frozen::Frozen;
 use crate::pass::Pass;
 use crate::random;
 
+/// The most values of one made tensor; the largest in use, a table of words, has a quarter.
+const MOST_VALUES: usize = 1 << 28;
+/// The most tensors of one overlay.
+const MOST_TENSORS: usize = 1 << 15;
+
 /// How a new parameter starts. Drawn from the run's seed and the parameter's name alone.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Init {
@@ -415,8 +420,22 @@ impl<'a> Params<'a> {
     }
 
     fn start(&self, name: &str, shape: &[usize], init: Init) -> Result<Tensor> {
+        self.room(name, shape)?;
         let init = if self.planning { Init::Zeros } else { init };
         init.tensor(self.seed, name, shape, self.dtype, &self.device)
+    }
+
+    /// Refuses sizes that only a slip of the pen asks for, before memory is asked for them.
+    fn room(&self, name: &str, shape: &[usize]) -> Result<()> {
+        let values = shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
+        let held = self.overlay.trained.len() + self.overlay.buffers.len();
+        match values {
+            Some(values) if values <= MOST_VALUES && held < MOST_TENSORS => Ok(()),
+            _ => Err(Error::wrong_use(format!(
+                "`{}` asks for {name} {shape:?}: a tensor may hold {MOST_VALUES} values, a model {MOST_TENSORS} tensors",
+                self.owner
+            ))),
+        }
     }
 
     fn free(&self, name: &str) -> Result<()> {
