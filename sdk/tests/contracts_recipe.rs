@@ -167,15 +167,15 @@ fn misspelt_names_come_with_the_choices() {
 there is no adapter `gian` (did you mean `gain`?); there are: gain
 there is no backbone `clip`; there are: toy
 adapter `gain`: unknown field `strat`, expected `start` or `sites`
-adapter `gain`: invalid type: string \"two\", expected f64
-adapter `gain`: unknown variant `txt`, expected `vision` or `text`
-adapter `gain`: unknown field `tower`, expected one of `towers`, `blocks`, `projections`, `branches`
-adapter `gain`: unknown variant `q`, expected one of `token`, `patch`, `query`, `key`, `value`, `output`, `up`, `down`, `conv1`, `conv2`, `conv3`, `shortcut`, `connect`, `joint`
+adapter `gain`: invalid type: string \"two\", expected f64, in `start`
+adapter `gain`: unknown variant `txt`, expected `vision` or `text`, in `sites.towers`
+adapter `gain`: unknown field `tower`, expected one of `towers`, `blocks`, `projections`, `branches`, in `sites`
+adapter `gain`: unknown variant `q`, expected one of `token`, `patch`, `query`, `key`, `value`, `output`, `up`, `down`, `conv1`, `conv2`, `conv3`, `shortcut`, `connect`, `joint`, in `sites.projections`
 recipe: unknown section `taks` (did you mean `task`?); there are: backbone, adapter, task, train
 recipe: [train]: unknown field `epoch`, expected one of `steps`, `epochs`, `batch`, `accumulate`, `seed`, `optimizer`, `rate`, `weight_decay`, `betas`, `epsilon`, `clip`, `schedule`, `groups`, `split`
-recipe: [train]: unknown variant `sgd`, expected `adam` or `adamw`
+recipe: [train]: unknown variant `sgd`, expected `adam` or `adamw`, in `optimizer`
 recipe: train.groups names `gian` (did you mean `gain`?); there are: gain, gain-2, head
-task `toy`: unknown variant `left`, expected one of `vision-early`, `vision-late`, `vision-final`, `vision-pooled`, `text-final`, `text-pooled`, `logits`");
+task `toy`: unknown variant `left`, expected one of `vision-early`, `vision-late`, `vision-final`, `vision-pooled`, `text-final`, `text-pooled`, `logits`, in `looks`");
 }
 
 #[test]
@@ -237,7 +237,7 @@ recipe: train.betas must lie in [0, 1)
 recipe: train.groups.head.rate must be a number from 0 up
 recipe: train.schedule: `at` and `factor` must lie in [0, 1]
 recipe: train.schedule: `warmup` and `floor` must lie in [0, 1]
-recipe: [train]: invalid value: integer `-1`, expected usize"
+recipe: [train]: invalid value: integer `-1`, expected usize, in `batch`"
     );
 }
 
