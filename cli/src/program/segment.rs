@@ -1,6 +1,6 @@
 //! `twinspan segment`: a picture and sentences to masks and overlays.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use serde::Serialize;
@@ -31,6 +31,15 @@ struct Row {
 }
 
 pub fn run(args: &SegmentArgs) -> Result<(), Failure> {
+    if let Some(folder) = args.logits.as_deref().and_then(Path::parent)
+        && !folder.as_os_str().is_empty()
+        && !folder.is_dir()
+    {
+        return Err(Failure::Usage(format!(
+            "--logits: the folder {} does not exist",
+            folder.display()
+        )));
+    }
     let image = picture::open(&args.image)?;
     let model = Model::open(&args.model)?;
     if model.recipe.task.name != ReferringSegmentation::NAME {
