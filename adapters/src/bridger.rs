@@ -33,6 +33,9 @@ use twinspan_sdk::{Error, Result, ops, register};
 use fusion::{Fusion, Mixer};
 use zoom::{Ends, Lens, Zoom, pixels, to_grid};
 
+/// Wider bridges are slips of the pen.
+const MOST_WIDTH: usize = 1 << 16;
+
 /// The start of every linear layer, those behind attentions included.
 const START: Init = Init::Normal(0.02);
 
@@ -182,8 +185,8 @@ impl Bridger {
         if !(0.0..1.0).contains(&self.dropout) {
             return wrong(format!("dropout = {} must lie in [0, 1)", self.dropout));
         }
-        if self.dim == 0 {
-            return wrong("dim must be above 0".into());
+        if !(1..=MOST_WIDTH).contains(&self.dim) {
+            return wrong(format!("dim must lie between 1 and {MOST_WIDTH}"));
         }
         let heads = match (self.heads, map) {
             (0, true) => 4,

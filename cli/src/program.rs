@@ -97,11 +97,11 @@ struct DemoArgs {
     #[arg(long, default_value = "demo")]
     out: PathBuf,
     /// Seed of scenes, starts and order
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     seed: u64,
     /// Optimiser steps, in place of the recipe's
-    #[arg(long)]
-    steps: Option<usize>,
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    steps: Option<u64>,
 }
 
 /// `twinspan train`.

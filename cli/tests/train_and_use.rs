@@ -391,3 +391,18 @@ fn a_folder_that_is_no_model_is_kept_and_nothing_is_trained() {
     assert_eq!(names(bench.0.path()), before);
     assert!(fs::read(bench.path("model/tuned.safetensors")).unwrap() == older);
 }
+
+#[test]
+fn a_run_that_diverges_fails_and_leaves_the_model_as_it_was() {
+    let bench = Bench::new();
+    let before = bench.trained("recipe.toml", "model", &[]);
+    let message = bench
+        .train(
+            "recipe.toml",
+            "model",
+            &["train.rate=1e300", "train.steps=1"],
+        )
+        .error(1);
+    has(&message, &["diverged"]);
+    assert!(fs::read(bench.path("model/tuned.safetensors")).unwrap() == before);
+}

@@ -122,6 +122,12 @@ fn is_model(path: &Path) -> bool {
 fn serialize(tensors: &BTreeMap<String, Tensor>, header: &Header) -> Result<Vec<u8>> {
     let mut ready = BTreeMap::new();
     for (name, tensor) in tensors {
+        let sum = tensor.to_dtype(candle_core::DType::F64)?.sum_all()?;
+        if !sum.to_scalar::<f64>()?.is_finite() {
+            return Err(Error::plugin(format!(
+                "`{name}` holds values that are no numbers: the run diverged, and nothing is saved"
+            )));
+        }
         ready.insert(name.as_str(), tensor.to_device(&Device::Cpu)?.contiguous()?);
     }
     let header = serde_json::to_string(header).map_err(Error::plugin)?;

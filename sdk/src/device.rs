@@ -4,8 +4,8 @@ use candle_core::Device;
 
 use crate::error::{Error, Result};
 
-/// The device of a name. `auto` is the first CUDA device where the program has CUDA and the
-/// machine a device, the CPU otherwise.
+/// The device of a name. `auto` is the CPU until every operation has a kernel elsewhere; a CUDA
+/// device is had by its name.
 ///
 /// # Errors
 /// The name is unknown, or the device cannot be had.
@@ -16,10 +16,7 @@ pub fn device(name: &str) -> Result<Device> {
     };
     match name {
         "cpu" => Ok(Device::Cpu),
-        "auto" => match candle_core::utils::cuda_is_available() {
-            true => Device::new_cuda_with_stream(0).or(Ok(Device::Cpu)),
-            false => Ok(Device::Cpu),
-        },
+        "auto" => Ok(Device::Cpu),
         other => {
             let ordinal = match other.strip_prefix("cuda") {
                 Some("") => Some(0),

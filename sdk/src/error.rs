@@ -206,7 +206,9 @@ pub enum Error {
         got: String,
     },
     /// Training went wrong.
-    #[error("the loss is {loss} at step {step}: lower train.rate or set train.clip")]
+    #[error(
+        "the loss or its gradient is {loss} at step {step}: lower train.rate or set train.clip"
+    )]
     Diverged {
         /// Counted from 0.
         step: usize,

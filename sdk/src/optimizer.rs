@@ -28,7 +28,7 @@ pub struct Optimizer {
 
 #[derive(Clone, Copy, Debug)]
 struct Group {
-    /// The owner's rate over `train.rate`.
+    /// The owner's learning rate, before the schedule.
     rate: f64,
     decay: f64,
 }
@@ -75,9 +75,7 @@ impl Optimizer {
             .into_iter()
             .map(|owner| {
                 let own = options.groups.get(owner).copied().unwrap_or_default();
-                let rate = own
-                    .rate
-                    .map_or(1.0, |r| r / options.rate.max(f64::MIN_POSITIVE));
+                let rate = own.rate.unwrap_or(options.rate);
                 let decay = own.weight_decay.unwrap_or(options.weight_decay);
                 (owner.to_string(), Group { rate, decay })
             })
@@ -92,11 +90,12 @@ impl Optimizer {
         })
     }
 
-    /// One step at learning rate `rate`; every gradient is by the name of its parameter.
+    /// One step at `factor` times the learning rates; every gradient is by the name of its
+    /// parameter.
     ///
     /// # Errors
     /// An operation failed.
-    pub fn step(&mut self, overlay: &Overlay, gradients: &Gradients, rate: f64) -> Result<()> {
+    pub fn step(&mut self, overlay: &Overlay, gradients: &Gradients, factor: f64) -> Result<()> {
         self.step += 1;
         let (b1, b2) = self.betas;
         for (name, trained) in &overlay.trained {
@@ -115,7 +114,7 @@ impl Optimizer {
                 OptimizerChoice::Adam => 0.0,
                 OptimizerChoice::Adamw => group.decay,
             };
-            let rate = rate * group.rate * trained.rate;
+            let rate = factor * group.rate * trained.rate;
             let update = Update {
                 rate,
                 decay,

@@ -402,14 +402,23 @@ fn table_of(options: &impl Serialize) -> Result<toml::Table> {
     toml::Table::try_from(options).map_err(Error::plugin)
 }
 
+/// Batches in one step: they are in memory together.
+const MOST_BATCHES: usize = 1 << 12;
+
 fn train_is_sound(train: &TrainOptions) -> std::result::Result<(), String> {
     let positive = [
         ("batch", train.batch as f64),
         ("accumulate", train.accumulate as f64),
         ("epsilon", train.epsilon),
     ];
-    if let Some((name, _)) = positive.iter().find(|(_, v)| *v <= 0.0) {
-        return Err(format!("train.{name} must be above 0"));
+    if let Some((name, _)) = positive.iter().find(|(_, v)| !(v.is_finite() && *v > 0.0)) {
+        return Err(format!("train.{name} must be a number above 0"));
+    }
+    if train.seed > i64::MAX as u64 {
+        return Err(format!("train.seed must be at most {}", i64::MAX));
+    }
+    if train.accumulate > MOST_BATCHES {
+        return Err(format!("train.accumulate must be at most {MOST_BATCHES}"));
     }
     if train.steps == 0 && train.epochs == 0 {
         return Err("train.steps or train.epochs must be above 0".into());

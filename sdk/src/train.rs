@@ -4,6 +4,7 @@
 //! overlay. Knows no task; progress goes to an [`Observer`].
 
 use candle_core::Tensor;
+use candle_core::backprop::GradStore;
 
 use crate::error::{Error, Result};
 use crate::optimizer::{Gradients, Optimizer};
@@ -81,52 +82,52 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// The loss is not a number; a trained parameter got no gradient.
     pub fn step(&mut self, batches: &[Batch]) -> Result<StepReport> {
-        let mut gradients = Gradients::new();
+        let mut sum: Option<GradStore> = None;
         let mut total = 0.0;
         for (i, batch) in batches.iter().enumerate() {
             let number = (self.step * batches.len() + i) as u64;
             let mut pass = Pass::train(random::mix(self.options.seed, number));
             let (loss, own) = self.backward(batch, &mut pass, 1.0 / batches.len() as f64)?;
-            if !loss.is_finite() {
-                return Err(Error::Diverged {
-                    step: self.step,
-                    loss,
-                });
-            }
+            self.finite(loss)?;
             total += loss / batches.len() as f64;
-            for (name, gradient) in own {
-                let sum = match gradients.remove(&name) {
-                    Some(before) => (before + gradient)?,
-                    None => gradient,
-                };
-                gradients.insert(name, sum);
-            }
+            sum = Some(match sum {
+                Some(mut before) => {
+                    before.extend(own)?;
+                    before
+                }
+                None => own,
+            });
             pass.commit()?;
         }
+        let mut store = sum.unwrap_or_default();
+        for life in self.tuned.lives() {
+            life.after_backward(self.step, &mut store)?;
+        }
+        let mut gradients = self.of_trained(store)?;
         let norm = clip(&mut gradients, self.options.clip)?;
-        let rate =
-            self.options.rate * schedule::factor(&self.options.schedule, self.step, self.steps);
-        self.optimizer.step(&self.tuned.overlay, &gradients, rate)?;
+        self.finite(norm)?;
+        let factor = schedule::factor(&self.options.schedule, self.step, self.steps);
+        self.optimizer
+            .step(&self.tuned.overlay, &gradients, factor)?;
         let report = StepReport {
             step: self.step,
             steps: self.steps,
             loss: total,
-            rate,
+            rate: self.options.rate * factor,
             norm,
         };
         self.step += 1;
         Ok(report)
     }
 
-    fn backward(&mut self, batch: &Batch, pass: &mut Pass, share: f64) -> Result<(f64, Gradients)> {
+    fn backward(&self, batch: &Batch, pass: &mut Pass, share: f64) -> Result<(f64, GradStore)> {
         let loss = self.tuned.loss(batch, pass)?;
         let value = loss.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>()?;
         let loss = if share == 1.0 { loss } else { (loss * share)? };
-        let mut store = loss.backward()?;
-        drop(loss);
-        for life in self.tuned.lives() {
-            life.after_backward(self.step, &mut store)?;
-        }
+        Ok((value, loss.backward()?))
+    }
+
+    fn of_trained(&self, mut store: GradStore) -> Result<Gradients> {
         let mut gradients = Gradients::new();
         for (name, trained) in &self.tuned.overlay.trained {
             let gradient = store
@@ -134,7 +135,17 @@ impl<'a> Trainer<'a> {
                 .ok_or_else(|| Error::NoGradient { name: name.clone() })?;
             gradients.insert(name.clone(), gradient);
         }
-        Ok((value, gradients))
+        Ok(gradients)
+    }
+
+    fn finite(&self, value: f64) -> Result<()> {
+        match value.is_finite() {
+            true => Ok(()),
+            false => Err(Error::Diverged {
+                step: self.step,
+                loss: value,
+            }),
+        }
     }
 }
 
@@ -194,9 +205,8 @@ impl Order {
 /// Steps of a run over `examples` examples.
 pub fn steps(options: &TrainOptions, examples: usize) -> usize {
     match options.steps {
-        0 => {
-            (options.epochs * examples).div_ceil(batch_size(options, examples) * options.accumulate)
-        }
+        0 => (options.epochs * examples)
+            .div_ceil(batch_size(options, examples).saturating_mul(options.accumulate)),
         steps => steps,
     }
 }
@@ -227,9 +237,9 @@ pub fn train(
     let batch = batch_size(options, examples);
     let mut order = Order::new(options.seed, examples);
     let mut trainer = Trainer::new(tuned, options, steps)?;
-    let mut history = Vec::with_capacity(steps);
+    let mut history = Vec::new();
     for step in 0..steps {
-        let mut batches = Vec::with_capacity(options.accumulate);
+        let mut batches = Vec::new();
         for part in 0..options.accumulate {
             let number = (step * options.accumulate + part) as u64;
             let choice = random::mix(random::key(options.seed, "choice"), number);

@@ -11,9 +11,11 @@ use twinspan_sdk::adapter::{Life, Slot, Source, Want};
 use twinspan_sdk::ops;
 use twinspan_sdk::parameter::{Buffer, Init, Parameter};
 use twinspan_sdk::pass::{Pass, TapKey};
+use twinspan_sdk::recipe::TrainOptions;
 use twinspan_sdk::site::{At, Moment, Tap, Tower};
 use twinspan_sdk::stream::Stream;
 use twinspan_sdk::testkit::{By, Look, Scripted, ToyTask, batch};
+use twinspan_sdk::train::Trainer;
 
 /// A scale of the pooled text that starts from a frozen weight, is pulled to zero, and counts
 /// its steps: PiSSA's, AdaLoRA's and a schedule's needs in one.
@@ -93,6 +95,19 @@ fn an_adapter_lives_through_start_loss_and_backward() {
     assert_eq!((step, gradient.len()), (7, 6));
     // Its averages are state: an artifact stores them.
     assert_eq!(values(&tuned.overlay.tensors()["lived.steps"]), [1.0]);
+
+    // A step of several batches is one step of its life, on their mean gradient.
+    let options = TrainOptions::default();
+    let mut trainer = Trainer::new(&mut tuned, &options, 1).unwrap();
+    trainer.step(&[aligned(2), aligned(2), aligned(2)]).unwrap();
+    let [(step, mean)] = seen.take().try_into().unwrap();
+    assert_eq!(step, 0);
+    assert!(
+        mean.iter()
+            .zip(&gradient)
+            .all(|(a, b)| (a - b).abs() < 1e-10)
+    );
+    assert_eq!(values(&tuned.overlay.tensors()["lived.steps"]), [2.0]);
 }
 
 /// Tip-Adapter's shape: keys are pooled vectors of pictures, computed by the model itself.

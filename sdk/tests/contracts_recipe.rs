@@ -226,9 +226,9 @@ fn training_options_out_of_range_are_refused() {
     assert_eq!(
         all.join("\n"),
         "\
-recipe: train.batch must be above 0
-recipe: train.accumulate must be above 0
-recipe: train.epsilon must be above 0
+recipe: train.batch must be a number above 0
+recipe: train.accumulate must be a number above 0
+recipe: train.epsilon must be a number above 0
 recipe: train.steps or train.epochs must be above 0
 recipe: train.rate must be a number from 0 up
 recipe: train.rate must be a number from 0 up

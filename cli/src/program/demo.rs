@@ -54,7 +54,7 @@ pub fn run(args: &DemoArgs) -> Result<(), Failure> {
     let mut recipe = Recipe::parse(RECIPE, "the demo's recipe")?;
     recipe.train.seed = args.seed;
     if let Some(steps) = args.steps {
-        recipe.train.steps = steps;
+        recipe.train.steps = steps as usize;
     }
     let compute = model::compute("cpu")?;
     let kit = model::kit(&recipe, &compute)?;

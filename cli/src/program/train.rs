@@ -35,6 +35,12 @@ pub fn run(args: &TrainArgs) -> Result<(), Failure> {
         grouped(summary.backbone_parameters),
         summary.backbone
     );
+    if recipe.weights.random().is_some() {
+        eprintln!(
+            "warning: the frozen weights are random ({})",
+            recipe.weights.weights
+        );
+    }
     let base = weights::open(&recipe)?;
     let mut tuned = Tuned::new(&recipe, base, compute)?;
     tuned.prepare(Some(tokenizer.as_ref()), Some(data.as_ref()))?;
