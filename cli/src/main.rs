@@ -15,6 +15,8 @@ use clap::Parser;
 static MEMORY: twinspan::sdk::ops::Recycler = twinspan::sdk::ops::Recycler::new();
 
 fn main() -> ExitCode {
+    // SAFETY: nothing has started a thread yet.
+    unsafe { twinspan::sdk::ops::sleep_soon() };
     let command = program::Program::parse();
     match command.run() {
         Ok(()) => ExitCode::SUCCESS,

@@ -13,6 +13,7 @@ mod model;
 mod plan;
 mod progress;
 mod segment;
+mod synth;
 mod train;
 
 use std::path::PathBuf;
@@ -36,8 +37,11 @@ pub struct Program {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Go the whole way on made-up pictures: train, score, show; nothing is downloaded
+    /// Train a Bridger beside the built-in encoder and the head alone on made-up scenes, compare
+    /// and show them; nothing is downloaded
     Demo(DemoArgs),
+    /// Write made-up scenes as a data set in RefCOCO's layout
+    Synth(SynthArgs),
     /// List the plugins that are linked
     List {
         /// Only one kind
@@ -99,15 +103,38 @@ enum Kind {
 /// `twinspan demo`.
 #[derive(Args)]
 struct DemoArgs {
-    /// The folder for scenes, model and contact sheet, made if need be
+    /// The folder for scenes, models, pictures and page, made if need be
     #[arg(long, default_value = "demo")]
     out: PathBuf,
     /// Seed of scenes, starts and order
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(..=MOST_SEED))]
     seed: u64,
-    /// Optimiser steps, in place of the recipe's
+    /// Do it for so many seeds, one after the other, from --seed on
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    seeds: u64,
+    /// Optimiser steps of each side, in place of the recipe's
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     steps: Option<u64>,
+}
+
+/// A recipe holds seeds as TOML's integers; a thousand seeds may follow the first.
+const MOST_SEED: u64 = i64::MAX as u64 - 1000;
+
+/// `twinspan synth`.
+#[derive(Args)]
+struct SynthArgs {
+    /// The folder to write: images/, scenes/instances.json, scenes/refs(synth).p
+    #[arg(long)]
+    out: PathBuf,
+    /// Scenes: of ten in a row eight train, one validates, one tests
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    images: u64,
+    /// Seed of everything in them
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Side of the pictures in pixels
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(32..=4096))]
+    size: u32,
 }
 
 /// `twinspan train`.
@@ -245,6 +272,7 @@ impl Program {
     pub fn run(self) -> Result<(), Failure> {
         match self.command {
             Command::Demo(args) => demo::run(&args),
+            Command::Synth(args) => synth::run(&args),
             Command::List { kind, json } => list::run(kind, json),
             Command::Describe { name, json } => describe::run(&name, json),
             Command::Plan { recipe, set, json } => plan::run(&recipe, &set, json),

@@ -59,6 +59,7 @@ impl Progress {
 
 /// Shows the loss, averaged over the last steps so that it can be read.
 pub struct TrainProgress {
+    what: &'static str,
     progress: Option<Progress>,
     loss: f64,
 }
@@ -66,7 +67,13 @@ pub struct TrainProgress {
 impl TrainProgress {
     /// A bar that learns its length from the first step.
     pub fn new() -> Self {
+        Self::called("train")
+    }
+
+    /// The same under another name than `train`.
+    pub fn called(what: &'static str) -> Self {
         Self {
+            what,
             progress: None,
             loss: f64::NAN,
         }
@@ -82,7 +89,7 @@ impl Observer for TrainProgress {
         let loss = self.loss;
         let progress = self
             .progress
-            .get_or_insert_with(|| Progress::new("train", report.steps));
+            .get_or_insert_with(|| Progress::new(self.what, report.steps));
         progress.at(
             report.step + 1,
             format!("loss {loss:.4}  rate {:.1e}", report.rate),
