@@ -23,6 +23,7 @@ pub mod frozen;
 pub mod hooks;
 pub mod key_map;
 pub mod layers;
+pub mod loader;
 pub mod ops;
 pub mod optimizer;
 mod order;
