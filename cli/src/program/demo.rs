@@ -63,12 +63,9 @@ pub fn run(args: &DemoArgs) -> Result<(), Failure> {
         .plugin
         .open(&scenes.join("scenes.jsonl"), kit.clone())?;
     let mut tuned = Tuned::new(&recipe, weights::open(&recipe)?, compute)?;
-    train(
-        &mut tuned,
-        data.as_ref(),
-        &recipe.train,
-        &mut TrainProgress::new(),
-    )?;
+    let mut training = TrainProgress::new();
+    train(&mut tuned, data.as_ref(), &recipe.train, &mut training)?;
+    training.finish();
 
     let mut progress = Progress::new("eval", data.len("held-out")?);
     let report = evaluate(&tuned, data.as_ref(), "held-out", 8, &mut |done, _| {
