@@ -335,7 +335,10 @@ fn training_leaves_the_weight_file_alone_and_the_model_knows_its_own() {
         .error(1);
     has(
         &message,
-        &["model was made on weights with digest", "but these have"],
+        &[
+            "model/last was made on weights with digest",
+            "but these have",
+        ],
     );
 }
 

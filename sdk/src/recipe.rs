@@ -498,9 +498,9 @@ fn run_is_sound(train: &TrainOptions) -> std::result::Result<(), String> {
         Some((option, _)) if train.evaluate_split.is_empty() => Err(format!(
             "train.{option} is about evaluations: say on which split with train.evaluate_split"
         )),
-        _ if train.patience > 0 && train.evaluate_every == 0 => Err(
-            "train.patience counts evaluations while training: set train.evaluate_every".into(),
-        ),
+        _ if train.patience > 0 && train.evaluate_every == 0 => {
+            Err("train.patience counts evaluations while training: set train.evaluate_every".into())
+        }
         _ => Ok(()),
     }
 }

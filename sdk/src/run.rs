@@ -194,12 +194,12 @@ impl Run {
             "backbone.weights" | "backbone.tokenizer" => true,
             "train.workers" | "train.save_every" => true,
             "train.metric" => state.standing.evaluated == 0,
-            "train.steps" | "train.epochs" => {
-                recipe.train.schedule == ScheduleChoice::Constant
-            }
+            "train.steps" | "train.epochs" => recipe.train.schedule == ScheduleChoice::Constant,
             _ => false,
         };
-        if let Some((key, before, now)) = difference("", &before.into(), &recipe.to_table()?.into(), &free) {
+        if let Some((key, before, now)) =
+            difference("", &before.into(), &recipe.to_table()?.into(), &free)
+        {
             let why = match key.as_str() {
                 "train.steps" | "train.epochs" => {
                     " (its schedule is by fractions of all steps: other steps are other rates \
@@ -296,7 +296,10 @@ impl Run {
 
 fn end(standing: &Standing, options: &TrainOptions, steps: usize) -> End {
     let evaluated = options.evaluate_split.is_empty() || standing.evaluated == standing.step;
-    match (standing.step >= steps && evaluated, standing.out_of_patience(options)) {
+    match (
+        standing.step >= steps && evaluated,
+        standing.out_of_patience(options),
+    ) {
         (true, _) => End::Steps,
         (false, true) => End::Patience,
         (false, false) => End::Stopped,
@@ -334,17 +337,22 @@ fn difference(
     match (before, now) {
         _ if before == now || free(key) => None,
         (Table(a), Table(b)) => {
-            let names = a.keys().chain(b.keys().filter(|k| !a.contains_key(*k)));
-            names.into_iter().find_map(|name| {
+            // What a table is comes before what is in it.
+            let first = ["use", "kind"].into_iter().filter(|k| a.contains_key(*k));
+            let others = a.keys().chain(b.keys()).map(String::as_str);
+            first.chain(others).find_map(|name| {
                 let [x, y] = [a, b].map(|t| t.get(name).unwrap_or(&absent));
                 difference(&within(name), x, y, free)
             })
         }
-        (Array(a), Array(b)) if a.len() == b.len() && a.iter().chain(b).all(toml::Value::is_table) => a
-            .iter()
-            .zip(b)
-            .enumerate()
-            .find_map(|(i, (x, y))| difference(&within(&i.to_string()), x, y, free)),
+        (Array(a), Array(b))
+            if a.len() == b.len() && a.iter().chain(b).all(toml::Value::is_table) =>
+        {
+            a.iter()
+                .zip(b)
+                .enumerate()
+                .find_map(|(i, (x, y))| difference(&within(&i.to_string()), x, y, free))
+        }
         _ => Some((key.to_string(), before.to_string(), now.to_string())),
     }
 }

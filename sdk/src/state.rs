@@ -64,7 +64,10 @@ impl State {
     pub fn read(model: &Path) -> Result<Self> {
         let file = model.join(STATE);
         let unfit = |why: String| {
-            Error::plugin(format!("{}: {why}; nothing can go on from it", file.display()))
+            Error::plugin(format!(
+                "{}: {why}; nothing can go on from it",
+                file.display()
+            ))
         };
         let note = artifact::note(&file)?;
         let state: Self = serde_json::from_str(&note).map_err(|e| unfit(e.to_string()))?;
@@ -83,28 +86,27 @@ impl State {
 /// # Errors
 /// A split does not exist, or a file is not what it should be.
 pub(crate) fn seen(data: &dyn Dataset, options: &TrainOptions) -> Result<Seen> {
-    let split = |name: &str, batch: &dyn Fn(&[usize]) -> Result<Batch>| -> Result<Split> {
+    let mut seen = Seen::new();
+    for name in [&options.split, &options.evaluate_split] {
+        if name.is_empty() || seen.contains_key(name) {
+            continue;
+        }
         let examples = data.len(name)?;
         let mut probed: Vec<usize> = (0..PROBED).map(|i| i * examples / PROBED).collect();
         probed.dedup();
-        Ok(Split {
-            examples,
-            digest: digest(batch(&probed)?)?,
-        })
-    };
-    let mut seen = Seen::new();
-    let name = &options.split;
-    let of_split = split(name, &|probed| data.train(name, probed, options.seed))?;
-    seen.insert(name.clone(), of_split);
-    let name = &options.evaluate_split;
-    if !name.is_empty() && !seen.contains_key(name) {
-        let of_split = split(name, &|probed| data.evaluate(name, probed))?;
-        seen.insert(name.clone(), of_split);
+        // Every sentence of an example is in its batch for evaluation, its target in the other.
+        let mut hash = Sha256::new();
+        hash.update(bytes(data.evaluate(name, &probed)?)?);
+        if *name == options.split {
+            hash.update(bytes(data.train(name, &probed, options.seed)?)?);
+        }
+        let digest = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+        seen.insert(name.clone(), Split { examples, digest });
     }
     Ok(seen)
 }
 
-fn digest(batch: Batch) -> Result<String> {
+fn bytes(batch: Batch) -> Result<Vec<u8>> {
     let pairs = format!("{:?} {:?}", batch.pairs, batch.examples);
     let mut tensors: BTreeMap<String, Tensor> = [
         ("images".to_string(), batch.images),
@@ -112,8 +114,7 @@ fn digest(batch: Batch) -> Result<String> {
     ]
     .into();
     tensors.extend(batch.target.map(|t| ("target".to_string(), t)));
-    let digest = Sha256::digest(artifact::serialize(&tensors, pairs)?);
-    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+    artifact::serialize(&tensors, pairs)
 }
 
 /// In what the data of a run and that at hand differ.

@@ -80,9 +80,12 @@ fn errors_and_panics_come_in_their_places() {
 #[test]
 fn a_consumer_that_leaves_is_not_held_up_by_endless_requests() {
     for workers in [0, 1, 4] {
-        let first: Result<Vec<usize>> = ahead(workers, 0.., Ok, |answers| answers.take(3).collect());
+        let first: Result<Vec<usize>> =
+            ahead(workers, 0.., Ok, |answers| answers.take(3).collect());
         assert_eq!(first.unwrap(), [0, 1, 2]);
     }
-    let empty = ahead(2, std::iter::empty::<u8>(), Ok, |answers| answers.next().is_none());
+    let empty = ahead(2, std::iter::empty::<u8>(), Ok, |answers| {
+        answers.next().is_none()
+    });
     assert!(empty);
 }

@@ -51,7 +51,8 @@ impl Progress {
     pub fn at(&mut self, done: usize, message: String) {
         if self.bar.is_hidden() && (self.told.elapsed() > QUIET || done == self.len) {
             self.told = Instant::now();
-            let by_unit = self.started.elapsed().as_secs_f64() / (done.saturating_sub(self.before)).max(1) as f64;
+            let by_unit = self.started.elapsed().as_secs_f64()
+                / (done.saturating_sub(self.before)).max(1) as f64;
             let left = by_unit * self.len.saturating_sub(done) as f64;
             eprintln!(
                 "{} {done}/{}  {message}  {left:.0} s left",
