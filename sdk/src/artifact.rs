@@ -1,8 +1,8 @@
 //! Artifacts: a tuned model as a folder, whole or absent.
 //!
-//! Owns what is in the folder and the checks on opening it; a training run, which holds several,
-//! is [`crate::run`]'s. The base is not copied; a model
-//! remembers where its weights were and the digest of their values.
+//! Owns what is in the folder and the checks on opening it; a run, which holds several, is
+//! [`crate::run`]'s. The base is not copied; a model remembers where its weights were and the
+//! digest of their values.
 //!
 //! | file | holds |
 //! |---|---|
@@ -110,13 +110,27 @@ impl Artifact {
     }
 }
 
-/// Whether an artifact or a run can be written at `path`: asked before a run, not after it. A
-/// folder is replaced only if it is empty, a model or a run: one with a recipe alone is
-/// somebody's project.
+/// Whether an artifact can be written at `path`: asked before the work, not after it. A folder is
+/// replaced only if it is empty or a model: one with a recipe alone is somebody's project.
 ///
 /// # Errors
 /// There is something else at `path`, or nothing can be written beside it.
 pub fn check(path: &Path) -> Result<()> {
+    writable(path)?;
+    replaceable(path)
+}
+
+/// The same for what may also replace a run.
+pub(crate) fn check_for_run(path: &Path) -> Result<()> {
+    writable(path)?;
+    match run::is_run(path) {
+        true => Ok(()),
+        false => replaceable(path),
+    }
+}
+
+/// An error if nothing can be written beside `path`.
+fn writable(path: &Path) -> Result<()> {
     let wrong = |problem: String| Err(Error::wrong_use(format!("{}{problem}", path.display())));
     if path.file_name().is_none() {
         return wrong(": the path does not end in a name; name a new folder".into());
@@ -128,7 +142,6 @@ pub fn check(path: &Path) -> Result<()> {
     if !parent.is_dir() {
         return wrong(format!(": the folder {} does not exist", parent.display()));
     }
-    replaceable(path)?;
     match tempfile::tempdir_in(parent) {
         Ok(_) => Ok(()),
         Err(source) => Err(FileError::Io {
@@ -140,19 +153,23 @@ pub fn check(path: &Path) -> Result<()> {
     }
 }
 
-/// An error if something lies at `path` that this program did not write.
+/// An error if something lies at `path` that is no model.
 fn replaceable(path: &Path) -> Result<()> {
     let occupied = match std::fs::read_dir(path) {
-        Ok(mut entries) => entries.next().is_some() && !is_model(path) && !run::is_run(path),
+        Ok(mut entries) => entries.next().is_some() && !is_model(path),
         Err(_) => path.exists(),
     };
-    match occupied {
-        false => Ok(()),
-        true => Err(Error::wrong_use(format!(
-            "{} exists and is not a model folder; name a new one",
-            path.display()
-        ))),
+    if !occupied {
+        return Ok(());
     }
+    let what = match run::is_run(path) {
+        true => "holds a run of training",
+        false => "exists and is not a model folder",
+    };
+    Err(Error::wrong_use(format!(
+        "{} {what}; name a new one",
+        path.display()
+    )))
 }
 
 /// Whether `path` is a model folder itself, as opposed to a run that holds some.

@@ -122,7 +122,8 @@ impl<R, I: Iterator<Item = R>, T> Queue<I, T> {
     /// The next answer in order, once it is there.
     fn take(&self) -> Option<Result<T>> {
         let missing = |w: &mut Window<I, T>| {
-            !w.ready.contains_key(&w.taken) && !(w.over && w.taken == w.asked)
+            let ended = w.over && w.taken == w.asked;
+            !ended && !w.ready.contains_key(&w.taken)
         };
         let mut window = self
             .changed

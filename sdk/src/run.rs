@@ -113,7 +113,7 @@ impl Run {
     /// Another process trains there; `start` does not allow what is there; nothing can be
     /// written there.
     pub fn claim(out: &Path, start: Start) -> Result<Self> {
-        artifact::check(out)?;
+        artifact::check_for_run(out)?;
         let lock = lock(out)?;
         file::settle(out)?;
         if is_run(out) {
@@ -398,7 +398,7 @@ impl Folder<'_> {
         };
         let recipe = self.recipe.to_toml()?;
         // What is there was looked at when the run began; it may be another by now.
-        artifact::check(out)?;
+        artifact::check_for_run(out)?;
         file::write_folder(out, RECIPE, |folder| {
             std::fs::write(folder.join(RECIPE), &recipe)?;
             for (name, content) in &events {

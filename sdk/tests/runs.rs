@@ -19,7 +19,7 @@ use twinspan_sdk::task::{Batch, Dataset, Report, Scores};
 use twinspan_sdk::testkit::{self, By, Scripted, ToyTask, Words};
 use twinspan_sdk::train::{Evaluation, Observer, Order, StepReport, train};
 use twinspan_sdk::tuned::{Compute, Tuned};
-use twinspan_sdk::{Error, Result, ops, random, weights};
+use twinspan_sdk::{Error, Result, artifact, ops, random, weights};
 
 /// Seven examples, drawn; each takes its own time to load.
 struct Drawn {
@@ -255,6 +255,26 @@ fn a_run_goes_on_bit_for_bit() {
         let losses = |o: &Outcome| o.history.iter().map(|r| r.loss).collect::<Vec<_>>();
         assert_eq!(losses(&outcome)[7..], losses(&rest)[..]);
     }
+}
+
+#[test]
+fn a_run_is_replaced_by_a_run_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let recipe = recipe(options());
+    go(&out, &recipe, Start::New, false, &mut Until::step(2));
+    let before = left(&out, "last");
+    let tuned = testkit::tuned(&recipe).unwrap();
+    let saved = artifact::save(&out, &recipe, &tuned, &serde_json::json!({}), &|_| Ok(()));
+    for error in [artifact::check(&out).unwrap_err(), saved.unwrap_err()] {
+        let text = error.to_string();
+        assert!(text.contains("holds a run of training"), "{text}");
+    }
+    let error = Run::claim(&out, Start::New).unwrap_err().to_string();
+    assert!(error.contains("a run of 2 steps"), "{error}");
+    assert!(left(&out, "last") == before);
+    go(&out, &recipe, Start::Overwrite, false, &mut Until::step(3));
+    assert!(left(&out, "last") != before);
 }
 
 #[test]
