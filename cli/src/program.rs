@@ -13,6 +13,7 @@ mod model;
 mod plan;
 mod progress;
 mod segment;
+mod signals;
 mod synth;
 mod train;
 
@@ -69,7 +70,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Train a recipe on data and write a model folder
+    /// Train a recipe on data and write a run folder, which is also a model folder
+    #[command(after_help = TRAIN_HELP)]
     Train(TrainArgs),
     /// Score a model on a split of data
     Eval(EvalArgs),
@@ -137,6 +139,23 @@ struct SynthArgs {
     size: u32,
 }
 
+const TRAIN_HELP: &str = "\
+The run folder holds recipe.toml, events.jsonl and the same for TensorBoard, last/ (the last saved \
+model with what --resume needs) and, with evaluations, best/ (the model of the best one). --model \
+takes the folder itself for its best or else its last model.
+
+Options of a run, in [train] of the recipe or by --set train.KEY=VALUE:
+  evaluate_split  split to score while training and at the end; none if empty
+  evaluate_every  steps between evaluations; 0: at the end only
+  metric          score that says which is best, the higher the better; the task's first if empty
+  patience        evaluations without a better one before training stops; 0: never
+  save_every      steps between saves of last/; 0: after evaluations and at the end [200]
+  ema             decay of an average that is scored and saved in place of what trains; 0: none
+  workers         threads that load ahead of the step; the results do not depend on it [1]
+
+Ctrl-C or SIGTERM finishes the step, saves last/ and exits with 130 or 143; a second one exits at \
+once. After a kill, --resume goes on from the last save.";
+
 /// `twinspan train`.
 #[derive(Args)]
 struct TrainArgs {
@@ -144,9 +163,15 @@ struct TrainArgs {
     recipe: PathBuf,
     #[command(flatten)]
     data: DataArgs,
-    /// The model folder to write
+    /// The run folder to write; one that holds a model or a run needs --resume or --overwrite
     #[arg(long)]
     out: PathBuf,
+    /// Go on with the run in --out, bit for bit as if it had not stopped; start one where nothing was saved
+    #[arg(long, conflicts_with = "overwrite")]
+    resume: bool,
+    /// Replace the model or run in --out, once the new run saves for the first time
+    #[arg(long)]
+    overwrite: bool,
     /// Change the recipe: KEY=VALUE, as in train.steps=100 or adapter.0.dim=32
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,

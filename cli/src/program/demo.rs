@@ -22,7 +22,7 @@ use super::DemoArgs;
 use super::failure::{Failure, print};
 use super::plan::grouped;
 use super::progress::Progress;
-use super::{bench, model};
+use super::model;
 use trial::Trial;
 
 /// What both sides train, but for the bridge.
@@ -124,10 +124,9 @@ fn one(args: &DemoArgs, seed: u64, folder: &Path) -> Result<Outcome, Failure> {
     let bridger = Trial::run("Bridger", &recipe, data.as_ref(), &compute)?;
     let shuffled = bridger.shuffled(data.as_ref())?;
     bridger.save(&with, &recipe)?;
-    let adapters = std::mem::take(&mut recipe.adapters);
+    recipe.adapters.clear();
     let alone = Trial::run("head alone", &recipe, data.as_ref(), &compute)?;
     alone.save(&without, &recipe)?;
-    drop(adapters);
     let constant = trial::best_constant(seed, SCENES)?;
 
     let shown = sheet::choose(seed, SCENES);
@@ -139,10 +138,15 @@ fn one(args: &DemoArgs, seed: u64, folder: &Path) -> Result<Outcome, Failure> {
         head_alone: alone.side(),
         shuffled,
         constant,
-        seconds: bench::rounded(started.elapsed().as_secs_f64()),
+        seconds: rounded(started.elapsed().as_secs_f64()),
     };
     page::write(folder, &outcome, &tiles)?;
     Ok(outcome)
+}
+
+/// Seconds to a tenth, as results state them.
+fn rounded(seconds: f64) -> f64 {
+    (seconds * 10.0).round() / 10.0
 }
 
 fn mean(side: &Side) -> f64 {

@@ -4,12 +4,15 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use twinspan::sdk::Result;
-use twinspan::sdk::train::{Observer, StepReport};
+use twinspan::sdk::train::{Evaluation, Observer, StepReport};
+
+use super::signals::Signals;
 
 /// A bar over `len` units of work.
 pub struct Progress {
     bar: ProgressBar,
     what: &'static str,
+    before: usize,
     len: usize,
     started: Instant,
     told: Instant,
@@ -21,15 +24,23 @@ const QUIET: Duration = Duration::from_secs(20);
 impl Progress {
     /// A bar called `what`.
     pub fn new(what: &'static str, len: usize) -> Self {
+        Self::from(what, 0, len)
+    }
+
+    /// A bar of work of which `before` units were done at another time.
+    pub fn from(what: &'static str, before: usize, len: usize) -> Self {
         let bar = ProgressBar::new(len as u64);
         let template = "{prefix} {bar:32} {pos}/{len}  {msg}  {eta_precise} left";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
         bar.set_prefix(what);
+        bar.set_position(before as u64);
+        bar.reset_eta();
         Self {
             bar,
             what,
+            before,
             len,
             started: Instant::now(),
             told: Instant::now(),
@@ -40,8 +51,9 @@ impl Progress {
     pub fn at(&mut self, done: usize, message: String) {
         if self.bar.is_hidden() && (self.told.elapsed() > QUIET || done == self.len) {
             self.told = Instant::now();
-            let share = done as f64 / self.len.max(1) as f64;
-            let left = self.started.elapsed().as_secs_f64() * (1.0 / share.max(1e-9) - 1.0);
+            let by_unit = self.started.elapsed().as_secs_f64()
+                / (done.saturating_sub(self.before)).max(1) as f64;
+            let left = by_unit * self.len.saturating_sub(done) as f64;
             eprintln!(
                 "{} {done}/{}  {message}  {left:.0} s left",
                 self.what, self.len
@@ -51,20 +63,34 @@ impl Progress {
         self.bar.set_position(done as u64);
     }
 
+    /// A line that stays.
+    pub fn line(&self, text: &str) {
+        match self.bar.is_hidden() {
+            true => eprintln!("{text}"),
+            false => self.bar.println(text),
+        }
+    }
+
+    /// What the work is at, beside how much is done.
+    pub fn message(&self, message: String) {
+        self.bar.set_message(message);
+    }
+
     /// The work is done.
     pub fn finish(&self) {
         self.bar.finish_and_clear();
     }
 }
 
-/// Shows the loss, averaged over the last steps so that it can be read.
-pub struct TrainProgress {
+/// Shows the loss, averaged over the last steps so that it can be read, and evaluations.
+pub struct TrainProgress<'a> {
     what: &'static str,
     progress: Option<Progress>,
     loss: f64,
+    signals: Option<&'a Signals>,
 }
 
-impl TrainProgress {
+impl<'a> TrainProgress<'a> {
     /// A bar that learns its length from the first step.
     pub fn new() -> Self {
         Self::called("train")
@@ -76,11 +102,27 @@ impl TrainProgress {
             what,
             progress: None,
             loss: f64::NAN,
+            signals: None,
+        }
+    }
+
+    /// The same, which stops the run when a signal asks for it.
+    pub fn watching(signals: &'a Signals) -> Self {
+        Self {
+            signals: Some(signals),
+            ..Self::new()
+        }
+    }
+
+    /// The run is over.
+    pub fn finish(&self) {
+        if let Some(progress) = &self.progress {
+            progress.finish();
         }
     }
 }
 
-impl Observer for TrainProgress {
+impl Observer for TrainProgress<'_> {
     fn step(&mut self, report: &StepReport) -> Result<()> {
         self.loss = match self.loss.is_nan() {
             true => report.loss,
@@ -89,14 +131,38 @@ impl Observer for TrainProgress {
         let loss = self.loss;
         let progress = self
             .progress
-            .get_or_insert_with(|| Progress::new(self.what, report.steps));
+            .get_or_insert_with(|| Progress::from(self.what, report.step, report.steps));
         progress.at(
             report.step + 1,
             format!("loss {loss:.4}  rate {:.1e}", report.rate),
         );
-        if report.step + 1 == report.steps {
-            progress.finish();
+        Ok(())
+    }
+
+    fn evaluating(&mut self, done: usize, examples: usize) {
+        if let Some(progress) = &self.progress {
+            progress.message(format!("evaluating {done}/{examples}"));
+        }
+    }
+
+    fn evaluation(&mut self, evaluation: &Evaluation) -> Result<()> {
+        let scores = evaluation.report.scores.iter();
+        let scores: Vec<String> = scores.map(|(n, v)| format!("{n} {v:.2}")).collect();
+        let text = format!(
+            "after step {}, on {}: {}{}",
+            evaluation.step,
+            evaluation.split,
+            scores.join("  "),
+            if evaluation.best { "  (best)" } else { "" }
+        );
+        match &self.progress {
+            Some(progress) => progress.line(&text),
+            None => eprintln!("{text}"),
         }
         Ok(())
+    }
+
+    fn stop(&self) -> bool {
+        self.signals.is_some_and(|s| s.asked().is_some())
     }
 }

@@ -15,7 +15,7 @@ use twinspan::sdk::{Result, artifact, ops, weights};
 
 use super::super::failure::Failure;
 use super::super::progress::{Progress, TrainProgress};
-use super::{Side, bench, score};
+use super::{Side, rounded, score};
 
 /// The split that both sides are scored on.
 const TEST: &str = "test";
@@ -49,7 +49,7 @@ impl Trial {
             &recipe.train,
             &mut TrainProgress::called(name),
         )?;
-        let seconds = bench::rounded(started.elapsed().as_secs_f64());
+        let seconds = rounded(started.elapsed().as_secs_f64());
         let mut progress = Progress::new("test", data.len(TEST)?);
         let report = evaluate(&model, data, TEST, TOGETHER, &mut |done, _| {
             progress.at(done, String::new());
