@@ -10,6 +10,7 @@ mod trial;
 
 use std::path::{Path, PathBuf};
 
+use indicatif::MultiProgress;
 use serde::Serialize;
 use serde_json::json;
 use twinspan::scenes::{SIDE, files};
@@ -20,9 +21,9 @@ use twinspan::sdk::{Error, artifact};
 
 use super::DemoArgs;
 use super::failure::{Failure, print};
+use super::model;
 use super::plan::grouped;
 use super::progress::Progress;
-use super::model;
 use trial::Trial;
 
 /// What both sides train, but for the bridge.
@@ -121,27 +122,53 @@ fn one(args: &DemoArgs, seed: u64, folder: &Path) -> Result<Outcome, Failure> {
         .plugin
         .open(&files::source(&scenes), kit.clone())?;
 
-    let bridger = Trial::run("Bridger", &recipe, data.as_ref(), &compute)?;
+    let mut alone = Recipe::parse(RECIPE, "the demo's recipe")?;
+    alone.adapters.clear();
+    alone.train = recipe.train.clone();
+    let bars = MultiProgress::new();
+    let (bridger, without_bridge) = at_once(
+        || Trial::run("Bridger", &recipe, data.as_ref(), &compute, &bars),
+        || Trial::run("head alone", &alone, data.as_ref(), &compute, &bars),
+    )?;
     let shuffled = bridger.shuffled(data.as_ref())?;
     bridger.save(&with, &recipe)?;
-    recipe.adapters.clear();
-    let alone = Trial::run("head alone", &recipe, data.as_ref(), &compute)?;
-    alone.save(&without, &recipe)?;
+    without_bridge.save(&without, &alone)?;
     let constant = trial::best_constant(seed, SCENES)?;
 
     let shown = sheet::choose(seed, SCENES);
-    let tiles = sheet::tiles(&shown, &[&bridger, &alone], &recipe, &kit)?;
+    let tiles = sheet::tiles(&shown, &[&bridger, &without_bridge], &recipe, &kit)?;
     sheet::write(&folder.join("sheet.png"), &tiles)?;
     let outcome = Outcome {
         seed,
         bridger: bridger.side(),
-        head_alone: alone.side(),
+        head_alone: without_bridge.side(),
         shuffled,
         constant,
         seconds: rounded(started.elapsed().as_secs_f64()),
     };
     page::write(folder, &outcome, &tiles)?;
     Ok(outcome)
+}
+
+/// Does both, each on half of the cores: steps as small as these gain little from more.
+fn at_once<A: Send, B: Send>(
+    a: impl FnOnce() -> Result<A, Failure> + Send,
+    b: impl FnOnce() -> Result<B, Failure> + Send,
+) -> Result<(A, B), Failure> {
+    let half = std::thread::available_parallelism().map_or(1, |n| (usize::from(n) / 2).max(1));
+    let pool = || {
+        let threads = rayon::ThreadPoolBuilder::new().num_threads(half);
+        threads.build().map_err(Error::plugin)
+    };
+    let (first, second) = (pool()?, pool()?);
+    std::thread::scope(|scope| {
+        let a = scope.spawn(|| first.install(a));
+        let b = second.install(b);
+        match a.join() {
+            Ok(a) => Ok((a?, b?)),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
 }
 
 /// Seconds to a tenth, as results state them.

@@ -46,10 +46,7 @@ impl Failure {
             Failure::Refcoco(error) if error.is_wrong_use() => 2,
             Failure::Usage(_) => 2,
             Failure::Stopped { signal, .. } => 128 + signal,
-            Failure::Sdk(_)
-            | Failure::Refcoco(_)
-            | Failure::Picture(_)
-            | Failure::Io { .. } => 1,
+            Failure::Sdk(_) | Failure::Refcoco(_) | Failure::Picture(_) | Failure::Io { .. } => 1,
         }
     }
 }

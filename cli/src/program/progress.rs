@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use twinspan::sdk::Result;
 use twinspan::sdk::train::{Evaluation, Observer, StepReport};
 
@@ -47,6 +47,14 @@ impl Progress {
         }
     }
 
+    /// The same as one of several at once.
+    pub fn among(self, bars: &MultiProgress) -> Self {
+        Self {
+            bar: bars.add(self.bar),
+            ..self
+        }
+    }
+
     /// `done` units are done.
     pub fn at(&mut self, done: usize, message: String) {
         if self.bar.is_hidden() && (self.told.elapsed() > QUIET || done == self.len) {
@@ -85,6 +93,7 @@ impl Progress {
 /// Shows the loss, averaged over the last steps so that it can be read, and evaluations.
 pub struct TrainProgress<'a> {
     what: &'static str,
+    bars: Option<&'a MultiProgress>,
     progress: Option<Progress>,
     loss: f64,
     signals: Option<&'a Signals>,
@@ -93,16 +102,21 @@ pub struct TrainProgress<'a> {
 impl<'a> TrainProgress<'a> {
     /// A bar that learns its length from the first step.
     pub fn new() -> Self {
-        Self::called("train")
-    }
-
-    /// The same under another name than `train`.
-    pub fn called(what: &'static str) -> Self {
         Self {
-            what,
+            what: "train",
+            bars: None,
             progress: None,
             loss: f64::NAN,
             signals: None,
+        }
+    }
+
+    /// The same under another name, as one of several at once.
+    pub fn among(bars: &'a MultiProgress, what: &'static str) -> Self {
+        Self {
+            what,
+            bars: Some(bars),
+            ..Self::new()
         }
     }
 
@@ -129,9 +143,13 @@ impl Observer for TrainProgress<'_> {
             false => 0.9 * self.loss + 0.1 * report.loss,
         };
         let loss = self.loss;
-        let progress = self
-            .progress
-            .get_or_insert_with(|| Progress::from(self.what, report.step, report.steps));
+        let progress = self.progress.get_or_insert_with(|| {
+            let bar = Progress::from(self.what, report.step, report.steps);
+            match self.bars {
+                Some(bars) => bar.among(bars),
+                None => bar,
+            }
+        });
         progress.at(
             report.step + 1,
             format!("loss {loss:.4}  rate {:.1e}", report.rate),

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
+use indicatif::MultiProgress;
 use serde_json::json;
 use twinspan::scenes::{SIDE, Scene, files};
 use twinspan::sdk::evaluate::evaluate;
@@ -39,18 +40,16 @@ impl Trial {
         recipe: &Recipe,
         data: &dyn Dataset,
         compute: &Compute,
+        bars: &MultiProgress,
     ) -> std::result::Result<Self, Failure> {
         let mut model = Tuned::new(recipe, weights::open(recipe)?, compute.clone())?;
         model.prepare(None, Some(data))?;
         let started = Instant::now();
-        train(
-            &mut model,
-            data,
-            &recipe.train,
-            &mut TrainProgress::called(name),
-        )?;
+        let mut training = TrainProgress::among(bars, name);
+        train(&mut model, data, &recipe.train, &mut training)?;
+        training.finish();
         let seconds = rounded(started.elapsed().as_secs_f64());
-        let mut progress = Progress::new("test", data.len(TEST)?);
+        let mut progress = Progress::new("test", data.len(TEST)?).among(bars);
         let report = evaluate(&model, data, TEST, TOGETHER, &mut |done, _| {
             progress.at(done, String::new());
         })?;
