@@ -40,11 +40,11 @@ words! {
 }
 words! {
     /// A thing's colour.
-    Colour { Red = "red", Orange = "orange", Yellow = "yellow", Green = "green", Blue = "blue", Purple = "purple", White = "white", Black = "black", }
+    Colour { Red = "red", Yellow = "yellow", Green = "green", Blue = "blue", White = "white", Black = "black", }
 }
 words! {
     /// What a thing's surface is like.
-    Material { Plain = "plain", Striped = "striped", Dotted = "dotted", Checkered = "checkered", }
+    Material { Plain = "plain", Striped = "striped", Dotted = "dotted", }
 }
 words! {
     /// How large a thing is. Two sizes differ by a quarter at least.
@@ -59,9 +59,9 @@ impl Size {
     /// The smallest and the largest radius, as parts of the scene's side.
     pub fn radii(self) -> (f64, f64) {
         match self {
-            Size::Small => (0.075, 0.09),
-            Size::Medium => (0.115, 0.135),
-            Size::Large => (0.17, 0.20),
+            Size::Small => (0.10, 0.115),
+            Size::Medium => (0.145, 0.165),
+            Size::Large => (0.21, 0.24),
         }
     }
 }
@@ -156,7 +156,7 @@ impl Draw {
 impl Scene {
     /// Scene `number` of a seed, `side` pixels wide and high; scenes of different numbers differ.
     ///
-    /// Three to six things, of few shapes and colours so that one word seldom tells them apart;
+    /// Three to five things, of few shapes and colours so that one word seldom tells them apart;
     /// in half of the scenes one is partly hidden behind another.
     pub fn new(seed: u64, number: u64, side: u32) -> Self {
         let key = random::mix(random::key(seed, "scenes"), number);
@@ -164,7 +164,7 @@ impl Scene {
         let shapes = &draw.shuffled(Shape::ALL)[..3];
         let colours = &draw.shuffled(Colour::ALL)[..3];
         let materials = &draw.shuffled(Material::ALL)[..2];
-        let wanted = 3 + draw.below(4);
+        let wanted = 3 + draw.below(3);
         let occlusion = draw.chance(0.5);
         let mut things: Vec<Thing> = Vec::new();
         // A crowded scene stays smaller than it was wanted.

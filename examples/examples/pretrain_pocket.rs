@@ -49,7 +49,7 @@ struct Arguments {
     #[arg(long, default_value_t = 7)]
     seed: u64,
     /// Optimiser steps
-    #[arg(long, default_value_t = 1400)]
+    #[arg(long, default_value_t = 800)]
     steps: usize,
     /// Scenes in a batch: each caption is told from so many
     #[arg(long, default_value_t = 96)]

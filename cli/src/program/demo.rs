@@ -28,8 +28,8 @@ use trial::Trial;
 
 /// What both sides train, but for the bridge.
 const RECIPE: &str = include_str!("demo.toml");
-/// Scenes: of ten, eight are trained on and one is tested on.
-const SCENES: u64 = 800;
+/// Scenes that are drawn.
+pub const SCENES: u64 = 800;
 
 /// What one seed gave.
 #[derive(Serialize)]
@@ -104,8 +104,8 @@ fn one(args: &DemoArgs, seed: u64, folder: &Path) -> Result<Outcome, Failure> {
         artifact::check(model)?;
     }
     let scenes = folder.join("scenes");
-    let mut progress = Progress::new("scenes", SCENES as usize);
-    files::write(&scenes, seed, SCENES, SIDE, &mut |done| {
+    let mut progress = Progress::new("scenes", args.scenes as usize);
+    files::write(&scenes, seed, args.scenes, SIDE, &mut |done| {
         progress.at(done as usize, String::new());
     })?;
     progress.finish();
@@ -133,9 +133,9 @@ fn one(args: &DemoArgs, seed: u64, folder: &Path) -> Result<Outcome, Failure> {
     let shuffled = bridger.shuffled(data.as_ref())?;
     bridger.save(&with, &recipe)?;
     without_bridge.save(&without, &alone)?;
-    let constant = trial::best_constant(seed, SCENES)?;
+    let constant = trial::best_constant(seed, args.scenes)?;
 
-    let shown = sheet::choose(seed, SCENES);
+    let shown = sheet::choose(seed, args.scenes);
     let tiles = sheet::tiles(&shown, &[&bridger, &without_bridge], &recipe, &kit)?;
     sheet::write(&folder.join("sheet.png"), &tiles)?;
     let outcome = Outcome {
@@ -249,10 +249,10 @@ fn write_results(path: &PathBuf, args: &DemoArgs, outcomes: &[Outcome]) -> Resul
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let results = json!({
-        "command": format!("twinspan demo --seed {} --seeds {} --steps {steps}", args.seed, args.seeds),
+        "command": format!("twinspan demo --seed {} --seeds {} --scenes {} --steps {steps}", args.seed, args.seeds, args.scenes),
         "version": env!("CARGO_PKG_VERSION"),
         "threads": threads,
-        "scenes": SCENES,
+        "scenes": args.scenes,
         "runs": outcomes,
     });
     let text = serde_json::to_string_pretty(&results).map_err(Error::plugin)?;

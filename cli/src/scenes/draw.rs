@@ -12,11 +12,9 @@ impl Colour {
     fn pixel(self) -> [f64; 3] {
         match self {
             Colour::Red => [205.0, 44.0, 48.0],
-            Colour::Orange => [240.0, 138.0, 36.0],
             Colour::Yellow => [242.0, 215.0, 60.0],
             Colour::Green => [52.0, 152.0, 72.0],
             Colour::Blue => [48.0, 92.0, 200.0],
-            Colour::Purple => [140.0, 66.0, 170.0],
             Colour::White => [240.0, 240.0, 238.0],
             Colour::Black => [28.0, 28.0, 32.0],
         }
@@ -75,7 +73,6 @@ impl Thing {
                 let (a, b) = (a.rem_euclid(1.5) - 0.75, b.rem_euclid(1.5) - 0.75);
                 a * a + b * b < 0.2
             }
-            Material::Checkered => (a.div_euclid(1.1) + b.div_euclid(1.1)).rem_euclid(2.0) < 0.5,
         };
         let light = 1.0 - 0.12 * (u + v);
         let colour = self.colour.pixel();

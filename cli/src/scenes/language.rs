@@ -7,7 +7,7 @@
 
 use serde::Serialize;
 
-use super::{Colour, Draw, Ground, Material, Scene, Shape, Size, Thing};
+use super::{Colour, Draw, Material, Scene, Shape, Size, Thing};
 use twinspan_sdk::random;
 
 /// Two places differ to the eye by this part of the side.
@@ -408,9 +408,8 @@ impl Scene {
             let thing = &self.things[i];
             let keep = [0.7, 0.8, 0.9, 0.9].map(|chance| draw.chance(chance));
             let phrase = Phrase::of(thing, keep).text();
-            let article = if phrase.starts_with('o') { "an" } else { "a" };
             let place = if draw.chance(0.8) { place(thing) } else { "" };
-            facts.push(format!("{article} {phrase}{place}"));
+            facts.push(format!("a {phrase}{place}"));
         }
         let turning = |s: &Saying| s.kind() > Kind::Size;
         let sayings: Vec<_> = self.sayings();
@@ -432,14 +431,9 @@ impl Scene {
             facts.push(format!("{} is {is}", saying.text()));
         }
         if draw.chance(0.3) {
-            let article = "a";
-            facts.push(format!("{article} {} ground", self.ground_word()));
+            facts.push(format!("a {} ground", self.ground.word()));
         }
         draw.shuffled(&facts).join(", ")
-    }
-
-    fn ground_word(&self) -> &'static str {
-        Ground::word(self.ground)
     }
 }
 
