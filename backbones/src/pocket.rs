@@ -127,6 +127,8 @@ impl Pocket {
         let mut topology = self.vision().topology();
         topology.projections.splice(0..0, declared.projections);
         topology.parameters.splice(0..0, declared.parameters);
+        // Early ends: what a patch itself shows is still in its token there.
+        topology.stages = vec![0, 2, 5];
         topology
     }
 }

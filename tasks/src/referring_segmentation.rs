@@ -62,6 +62,20 @@ pub struct ReferringSegmentation {
     pub threshold: f64,
     /// Which sentences of an object a visit in training shows.
     pub sentences: Sentences,
+    /// Which objects of a picture a visit in training shows.
+    pub objects: Objects,
+}
+
+/// Which objects of a picture a visit in training shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Objects {
+    /// The one that is visited, as ETRIS was released.
+    #[default]
+    One,
+    /// All that the split has of its picture, which is seen once: what tells them apart is then
+    /// the sentence alone.
+    All,
 }
 
 /// Which sentences of an object a visit in training shows.
@@ -88,6 +102,7 @@ impl Default for ReferringSegmentation {
             global: true,
             threshold: 0.35,
             sentences: Sentences::Random,
+            objects: Objects::One,
         }
     }
 }
@@ -137,6 +152,11 @@ impl Plugin for ReferringSegmentation {
             "threshold",
             "float",
             "a pixel belongs to the answer if its probability exceeds this; in [0, 1)",
+        ),
+        Opt::new(
+            "objects",
+            "\"one\" or \"all\"",
+            "objects of a picture that a visit in training shows: the one visited, as ETRIS was released, or all that the split has of the picture, which then take `batch` pictures and more pairs",
         ),
         Opt::new(
             "sentences",

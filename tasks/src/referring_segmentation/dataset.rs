@@ -14,7 +14,7 @@ use twinspan_sdk::tokenizer::Encoded;
 use twinspan_sdk::{Error, Result, random};
 
 use super::scores::ReferringScores;
-use super::{ReferringSegmentation, Sentences};
+use super::{Objects, ReferringSegmentation, Sentences};
 use crate::letterbox::{Letterbox, Normalisation};
 use crate::mask::Mask;
 use crate::record::{Records, Sentence};
@@ -24,6 +24,8 @@ pub(super) struct ReferringData {
     records: Records,
     /// The lines of each split, in order.
     splits: BTreeMap<String, Vec<usize>>,
+    /// The examples of each split by picture, and which of these each example is of.
+    pictures: BTreeMap<String, (Vec<Vec<usize>>, Vec<usize>)>,
     /// The sentences of each line as ids.
     tokens: Vec<Vec<Encoded>>,
     /// Width and height of each line's picture, once it was opened.
@@ -51,6 +53,17 @@ impl ReferringData {
         for (index, record) in records.records.iter().enumerate() {
             splits.entry(record.split.clone()).or_default().push(index);
         }
+        let by_picture = splits.iter().map(|(name, lines)| {
+            let images = lines.iter().map(|line| &records.records[*line].image);
+            let (firsts, numbers) = distinct(images);
+            let mut groups = vec![Vec::new(); firsts.len()];
+            let of: Vec<usize> = numbers.into_iter().map(|number| number as usize).collect();
+            for (example, group) in of.iter().enumerate() {
+                groups[*group].push(example);
+            }
+            (name.clone(), (groups, of))
+        });
+        let pictures = by_picture.collect();
         let encode = |sentence: &Sentence| kit.tokenizer.encode(&sentence.text, task.words);
         let tokens = records
             .records
@@ -59,6 +72,7 @@ impl ReferringData {
             .collect();
         Ok(Self {
             splits,
+            pictures,
             tokens,
             sizes: records.records.iter().map(|_| OnceLock::new()).collect(),
             records,
@@ -84,6 +98,20 @@ impl ReferringData {
                 lines.len()
             ))
         })
+    }
+
+    /// The examples that a visit of `indices` in training shows, each once.
+    fn shown(&self, split: &str, indices: &[usize]) -> Result<Vec<usize>> {
+        for &index in indices {
+            self.record(split, index)?;
+        }
+        let (Objects::All, Some((groups, of))) = (self.task.objects, self.pictures.get(split))
+        else {
+            return Ok(indices.to_vec());
+        };
+        let (firsts, _) = distinct(indices.iter().map(|index| of[*index]));
+        let pictures = firsts.into_iter().map(|place| &groups[of[indices[place]]]);
+        Ok(pictures.flatten().copied().collect())
     }
 
     /// A pixel belongs to the answer if its probability exceeds this.
@@ -210,7 +238,7 @@ impl Dataset for ReferringData {
 
     fn train(&self, split: &str, indices: &[usize], seed: u64) -> Result<Batch> {
         let mut pairs = Vec::with_capacity(indices.len());
-        for &example in indices {
+        for example in self.shown(split, indices)? {
             let record = self.record(split, example)?;
             let count = self.tokens[record].len();
             let chosen = match self.task.sentences {
