@@ -14,6 +14,7 @@ use crate::task::Task;
 use crate::tuned::HEAD;
 
 /// What a run is made of.
+#[derive(Clone)]
 pub struct Recipe {
     /// The backbone.
     pub backbone: Configured<dyn Backbone>,
@@ -318,6 +319,25 @@ impl Recipe {
                 owners.join(", ")
             ))
         })
+    }
+
+    /// The same recipe without the adapter at `place`, counted from 0: the labels of those behind
+    /// it close up, and `train.groups` follows them. One that is not there changes nothing.
+    pub fn without(&self, place: usize) -> Self {
+        let mut smaller = self.clone();
+        let mut labels = self.labels();
+        if place >= labels.len() {
+            return smaller;
+        }
+        smaller.adapters.remove(place);
+        let lost = labels.remove(place);
+        smaller.train.groups.remove(&lost);
+        for (old, new) in labels.into_iter().zip(smaller.labels()) {
+            if let Some(group) = smaller.train.groups.remove(&old) {
+                smaller.train.groups.insert(new, group);
+            }
+        }
+        smaller
     }
 
     /// The label of each adapter: its name, numbered from the second of a name on.

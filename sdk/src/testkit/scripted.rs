@@ -3,6 +3,8 @@
 //! Real adapters are serde structs ([`crate::adapter`]); these have no options and no name in
 //! the registry.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 
 use crate::adapter::{Adapter, Idle, Installed, Slot, Want};
@@ -65,7 +67,7 @@ impl Scripted {
     pub fn configured(self) -> Configured<dyn Adapter> {
         Configured {
             name: self.name,
-            plugin: Box::new(self),
+            plugin: Arc::new(self),
             options: toml::Table::new(),
         }
     }
