@@ -54,6 +54,10 @@ enum Command {
     Plan {
         /// The recipe, a TOML file
         recipe: PathBuf,
+        /// Adapters in place of the recipe's: NAME[OPTION=VALUE, …]@SITES, several joined by +,
+        /// as in "lora[rank=8]@text.query + bridger[dim=64]"
+        #[arg(long, value_name = "EXPRESSION")]
+        adapters: Option<String>,
         /// Change the recipe: KEY=VALUE, as in task.width=256
         #[arg(long, value_name = "KEY=VALUE")]
         set: Vec<String>,
@@ -115,6 +119,10 @@ struct TrainArgs {
     /// The model folder to write
     #[arg(long)]
     out: PathBuf,
+    /// Adapters in place of the recipe's: NAME[OPTION=VALUE, …]@SITES, several joined by +,
+    /// as in "lora[rank=8]@text.query + bridger[dim=64]"
+    #[arg(long, value_name = "EXPRESSION")]
+    adapters: Option<String>,
     /// Change the recipe: KEY=VALUE, as in train.steps=100 or adapter.0.dim=32
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -228,7 +236,12 @@ impl Program {
             Command::Demo(args) => demo::run(&args),
             Command::List { kind, json } => list::run(kind, json),
             Command::Describe { name, json } => describe::run(&name, json),
-            Command::Plan { recipe, set, json } => plan::run(&recipe, &set, json),
+            Command::Plan {
+                recipe,
+                adapters,
+                set,
+                json,
+            } => plan::run(&recipe, adapters.as_deref(), &set, json),
             Command::Train(args) => train::run(&args),
             Command::Eval(args) => evaluate::run(&args),
             Command::Segment(args) => segment::run(&args),

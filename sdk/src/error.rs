@@ -61,6 +61,16 @@ pub enum Error {
         /// What is wrong.
         message: String,
     },
+    /// An expression of adapters is not one.
+    #[error("`{text}`, column {column}: {message}")]
+    Expression {
+        /// The expression.
+        text: String,
+        /// Counted from 1, in characters.
+        column: usize,
+        /// What is wrong, with the choices.
+        message: String,
+    },
     /// An adapter's wish matches no place of the backbone.
     #[error("`{adapter}` matches no site: it asks for {asked}; the backbone offers {offered}")]
     NoSuchSite {
@@ -312,6 +322,7 @@ impl Error {
             UnknownPlugin { .. }
             | Options { .. }
             | Recipe { .. }
+            | Expression { .. }
             | NoSuchSite { .. }
             | NoSuchTap { .. }
             | Unread { .. }

@@ -18,6 +18,7 @@ pub mod declare;
 pub mod device;
 pub mod error;
 pub mod evaluate;
+pub mod expression;
 pub mod file;
 pub mod frozen;
 pub mod hooks;

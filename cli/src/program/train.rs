@@ -17,7 +17,7 @@ use super::{bench, model};
 
 pub fn run(args: &TrainArgs) -> Result<(), Failure> {
     artifact::check(&args.out)?;
-    let recipe = Recipe::open_with(&args.recipe, &args.set)?;
+    let recipe = Recipe::open_adapted(&args.recipe, args.adapters.as_deref(), &args.set)?;
     let paths = [&recipe.weights.weights, &recipe.weights.tokenizer].map(Path::new);
     model::spares(&args.out, paths.into_iter().chain([args.data.as_path()]))?;
     let compute = model::compute(&args.device)?;

@@ -15,6 +15,7 @@ use crate::hooks::{
 };
 use crate::parameter::Params;
 use crate::pass::Pass;
+use crate::plugin::Capabilities;
 use crate::registry::Configured;
 use crate::site::Tap;
 use crate::stream::Stream;
@@ -25,6 +26,7 @@ type Install = dyn Fn(&[Slot], &mut Params, &mut Hooks) -> Result<Installed> + S
 /// An adapter made of closures.
 pub struct Scripted {
     name: &'static str,
+    capabilities: Capabilities,
     wants: Vec<Want>,
     reads: Box<Reads>,
     install: Box<Install>,
@@ -51,6 +53,7 @@ impl Scripted {
     ) -> Self {
         Self {
             name,
+            capabilities: Capabilities::default(),
             wants,
             reads: Box::new(|_| Vec::new()),
             install: Box::new(install),
@@ -60,6 +63,12 @@ impl Scripted {
     /// The same, reading what `reads` says of each slot.
     pub fn reading(mut self, reads: impl Fn(&Slot) -> Vec<Tap> + Send + Sync + 'static) -> Self {
         self.reads = Box::new(reads);
+        self
+    }
+
+    /// The same, promising what laws are chosen by.
+    pub fn promising(mut self, capabilities: Capabilities) -> Self {
+        self.capabilities = capabilities;
         self
     }
 
@@ -74,6 +83,10 @@ impl Scripted {
 }
 
 impl Adapter for Scripted {
+    fn capabilities(&self) -> Capabilities {
+        self.capabilities
+    }
+
     fn wants(&self) -> Vec<Want> {
         self.wants.clone()
     }
