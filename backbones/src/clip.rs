@@ -23,9 +23,9 @@ mod architecture;
 mod attention_pool;
 mod key_maps;
 mod resnet;
-mod sentences;
-mod text;
-mod vit;
+pub(crate) mod sentences;
+pub(crate) mod text;
+pub(crate) mod vit;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -179,16 +179,21 @@ impl Backbone for Clip {
     }
 }
 
-/// The batch of pictures `[B, 3, S, S]`.
+/// The batch of pictures or maps `[B, C, S, S]`.
 ///
 /// # Errors
 /// They have another shape.
-fn pictures(input: &Tensor, pixels: usize) -> Result<usize> {
+fn pictures(input: &Tensor, channels: usize, pixels: usize) -> Result<usize> {
     match *input.dims() {
-        [batch, 3, rows, columns] if (rows, columns) == (pixels, pixels) => Ok(batch),
+        [batch, c, rows, columns] if (c, rows, columns) == (channels, pixels, pixels) => Ok(batch),
         ref other => Err(Error::Shape {
             what: "a batch of pictures [B, 3, S, S]".into(),
-            expected: vec![other.first().copied().unwrap_or(1), 3, pixels, pixels],
+            expected: vec![
+                other.first().copied().unwrap_or(1),
+                channels,
+                pixels,
+                pixels,
+            ],
             got: other.to_vec(),
         }),
     }

@@ -108,6 +108,15 @@ impl ClipTokenizer {
         Self::new(Vocabulary::of_merges(Vec::new())).expect("bytes alone are a vocabulary")
     }
 
+    /// The vocabulary of `merges`, in the form of merges.txt: a pair a line, the most frequent
+    /// first, `#version` lines left out; its ids are 514 and one for each merge.
+    ///
+    /// # Errors
+    /// A line is no pair, or joins what is not there; the error says which.
+    pub fn of_merges(merges: &str) -> Result<Self, String> {
+        Self::new(Vocabulary::of_merges(vocabulary::merges(merges)?))
+    }
+
     fn new(vocabulary: Vocabulary) -> Result<Self, String> {
         vocabulary.check()?;
         let id = |token: &str| vocabulary.ids.get(token).copied();

@@ -1,6 +1,8 @@
 //! The commands: what each takes, and which module does it.
 
 mod bench;
+mod convert;
+mod data;
 mod demo;
 mod describe;
 mod evaluate;
@@ -16,6 +18,8 @@ mod train;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use data::DataArgs;
 
 pub use failure::Failure;
 
@@ -65,12 +69,14 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Train a recipe on a data file and write a model folder
+    /// Train a recipe on data and write a model folder
     Train(TrainArgs),
-    /// Score a model on a split of a data file
+    /// Score a model on a split of data
     Eval(EvalArgs),
     /// Turn sentences into masks on a picture
     Segment(SegmentArgs),
+    /// Turn a folder of the RefCOCO family into a JSONL file, or a JSONL file into such a folder
+    Convert(ConvertArgs),
     /// Turn a foreign checkpoint into a model folder
     Import {
         #[command(subcommand)]
@@ -113,9 +119,8 @@ struct DemoArgs {
 struct TrainArgs {
     /// The recipe, a TOML file
     recipe: PathBuf,
-    /// The data: JSONL lines {image, mask | polygons, sentences, split}
-    #[arg(long)]
-    data: PathBuf,
+    #[command(flatten)]
+    data: DataArgs,
     /// The model folder to write
     #[arg(long)]
     out: PathBuf,
@@ -136,9 +141,8 @@ struct TrainArgs {
 struct EvalArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// The data: JSONL lines {image, mask | polygons, sentences, split}
-    #[arg(long)]
-    data: PathBuf,
+    #[command(flatten)]
+    data: DataArgs,
     /// The split to score
     #[arg(long)]
     split: String,
@@ -187,6 +191,21 @@ struct SegmentArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+/// `twinspan convert`.
+#[derive(Args)]
+#[command(after_help = "\
+A folder to a file:  twinspan convert --data coco --dataset refcoco+ --split-by unc --out refcoco+.jsonl
+A file to a folder:  twinspan convert --data mine.jsonl --out folder --dataset mine --split-by me
+
+Pictures below FOLDER/images stay where they are; others are copied to FOLDER/images/NAME.")]
+struct ConvertArgs {
+    #[command(flatten)]
+    data: DataArgs,
+    /// The JSONL file to write, its paths relative to it; or the folder, made if need be, whose data set and division --dataset and --split-by then name
+    #[arg(long, value_name = "FILE|FOLDER")]
+    out: PathBuf,
 }
 
 #[derive(Subcommand)]
@@ -245,6 +264,7 @@ impl Program {
             Command::Train(args) => train::run(&args),
             Command::Eval(args) => evaluate::run(&args),
             Command::Segment(args) => segment::run(&args),
+            Command::Convert(args) => convert::run(&args),
             Command::Import {
                 format: ImportFormat::Etris(args),
             } => import::run(&args),

@@ -124,7 +124,7 @@ pub fn write_data(folder: &Path, seed: u64, train: u64, held_out: u64, size: u32
             records.push(Record {
                 image: image.clone(),
                 region: Region::Mask(mask),
-                sentences: vec![thing.sentence.clone()],
+                sentences: vec![thing.sentence.clone().into()],
                 split: if number < train { "train" } else { "held-out" }.into(),
             });
         }

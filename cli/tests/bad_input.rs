@@ -278,7 +278,7 @@ fn a_misspelt_plugin_field_or_site_lists_the_possible_ones() {
         ("adapter.3.rank=1", &["`adapter` is a list of 2"]),
         (
             "train.split=tset",
-            &["`tset`", "`train` (2 lines)", "`val`"],
+            &["`tset`", "`train` (2 objects)", "`val`"],
         ),
         (
             "sweep.seed=1",
@@ -363,7 +363,7 @@ fn a_data_file_with_a_mistake_is_refused_by_its_line() {
         ),
         (
             r#"{"image": "0.png", "sentences": ["it"]}"#,
-            &["data.jsonl:2", "neither `mask` nor `polygons`"],
+            &["data.jsonl:2", "none of `mask`, `polygons` and `rle`"],
         ),
         (
             r#"{"image": "9.png", "mask": "0.mask.png", "sentences": ["it"]}"#,

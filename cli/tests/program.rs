@@ -138,6 +138,7 @@ fn every_command_explains_itself() {
         &["train"],
         &["eval"],
         &["segment"],
+        &["convert"],
         &["import"],
         &["import", "etris"],
         &["bench"],

@@ -134,7 +134,7 @@ fn a_trained_model_has_its_folder_scores_and_masks() {
     let message = bench.eval(&["--split", "test"]).error(2);
     has(
         &message,
-        &["`test`", "`train` (2 lines)", "`val` (2 lines)"],
+        &["`test`", "`train` (2 objects)", "`val` (2 objects)"],
     );
     has(
         &bench.eval(&["--split", "val", "--batch", "0"]).error(2),

@@ -52,6 +52,12 @@ pub trait Backbone: Send + Sync {
     /// # Errors
     /// The file is not a vocabulary of this backbone.
     fn tokenizer(&self, path: Option<&Path>) -> Result<Arc<dyn Tokenizer>>;
+
+    /// Weights that are part of the program: a safetensors file under canonical names. A recipe
+    /// that names no weights gets them.
+    fn embedded(&self) -> Option<&'static [u8]> {
+        None
+    }
 }
 
 /// How pictures are prepared for a backbone.

@@ -6,7 +6,6 @@
 //! allocated while opening one is bounded by its size.
 
 mod kind;
-mod pickle;
 mod safetensors;
 mod torch;
 mod zip;

@@ -29,6 +29,7 @@ pub mod optimizer;
 mod order;
 pub mod parameter;
 pub mod pass;
+pub mod pickle;
 pub mod plan;
 pub mod plugin;
 pub mod prelude;

@@ -29,6 +29,9 @@ pub struct Recipe {
     pub train: TrainOptions,
 }
 
+/// Weights that are part of the backbone: the default where it has some.
+pub const EMBEDDED: &str = "embedded";
+
 /// The tokenizer that a backbone has without a vocabulary file.
 pub const BYTES: &str = "bytes";
 
@@ -36,10 +39,11 @@ pub const BYTES: &str = "bytes";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WeightsChoice {
-    /// A weight file, relative to the recipe, or `random:SEED`.
+    /// A weight file, relative to the recipe; `random:SEED`; or [`EMBEDDED`]. A recipe that says
+    /// nothing gets the embedded ones where there are some, `random:0` elsewhere.
     pub weights: String,
     /// A vocabulary file or folder, relative to the recipe; [`BYTES`] for the backbone's own,
-    /// which random weights take without being told.
+    /// which random and embedded weights take without being told.
     pub tokenizer: String,
     /// What the batch norms of the frozen towers do while training.
     pub batch_norm: BatchNormChoice,
@@ -281,7 +285,8 @@ impl Recipe {
                 shared.insert(key.into(), value);
             }
         }
-        let weights: WeightsChoice = shared.try_into().map_err(|e: toml::de::Error| {
+        let unnamed = !shared.contains_key("weights");
+        let mut weights: WeightsChoice = shared.try_into().map_err(|e: toml::de::Error| {
             wrong(format!("[backbone]: {}", one_line(&e.to_string())))
         })?;
         type Known = Result<Vec<&'static str>>;
@@ -298,6 +303,9 @@ impl Recipe {
         let known = registry::names::<BackboneEntry>();
         let (name, options) = named(backbone, "[backbone]", known)?;
         let backbone = registry::configured::<BackboneEntry>(&name, options)?;
+        if unnamed && backbone.plugin.embedded().is_some() {
+            weights.weights = EMBEDDED.into();
+        }
         let adapters = adapters
             .into_iter()
             .map(|value| match value {
@@ -419,6 +427,12 @@ impl WeightsChoice {
         self.weights.strip_prefix("random:")?.parse().ok()
     }
 
+    /// The weight file, when they are from one.
+    pub fn file(&self) -> Option<&Path> {
+        let named = self.weights != EMBEDDED && !self.weights.starts_with("random:");
+        named.then(|| Path::new(&self.weights))
+    }
+
     /// Makes relative paths relative to `folder`.
     fn anchor(&mut self, folder: &Path) {
         let anchored = |path: &str| {
@@ -426,7 +440,7 @@ impl WeightsChoice {
             let full = std::path::absolute(&joined).unwrap_or(joined);
             full.display().to_string()
         };
-        if !self.weights.starts_with("random:") {
+        if self.file().is_some() {
             self.weights = anchored(&self.weights);
         }
         if !self.tokenizer.is_empty() && self.tokenizer != BYTES {

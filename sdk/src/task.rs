@@ -4,7 +4,7 @@
 //! in [`crate::train`] and [`crate::evaluate`].
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
@@ -41,11 +41,38 @@ pub trait Task: Send + Sync {
     /// Ids a sentence is cut or padded to.
     fn words(&self) -> usize;
 
-    /// Opens a data file.
+    /// Opens data.
     ///
     /// # Errors
-    /// The file is not data of this task; what it names is not there.
-    fn open(&self, file: &Path, kit: Kit) -> Result<Arc<dyn Dataset>>;
+    /// There is no data of this task; what it names is not there.
+    fn open(&self, source: &DataSource, kit: Kit) -> Result<Arc<dyn Dataset>>;
+}
+
+/// Where data lies. What a path may be, and whether it takes more than a path, is the task's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataSource {
+    /// A file or a folder.
+    pub path: PathBuf,
+    /// Which data set, where the folder holds several; `None` takes the only one.
+    pub dataset: Option<String>,
+    /// Whose division into splits, where the data set has several; `None` takes the only one.
+    pub split_by: Option<String>,
+}
+
+impl From<PathBuf> for DataSource {
+    fn from(path: PathBuf) -> Self {
+        Self {
+            path,
+            dataset: None,
+            split_by: None,
+        }
+    }
+}
+
+impl From<&Path> for DataSource {
+    fn from(path: &Path) -> Self {
+        path.to_path_buf().into()
+    }
 }
 
 /// What data needs of a model: how to prepare pictures and sentences, where to put them.
@@ -179,5 +206,20 @@ pub struct Report {
     /// What was scored: sentences, pictures.
     pub count: usize,
     /// Name and value.
+    pub scores: Vec<(String, f64)>,
+    /// The same of parts of what was scored, where the data names parts (kinds of sentences),
+    /// sorted by name. What belongs to no part is in none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<Group>,
+}
+
+/// Scores of a part of what was scored.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Group {
+    /// What the data calls it.
+    pub name: String,
+    /// How much of what was scored it is.
+    pub count: usize,
+    /// Name and value, as in [`Report::scores`].
     pub scores: Vec<(String, f64)>,
 }

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::frozen::Frozen;
 use crate::key_map::{Entry, Expected, KeyMap};
 use crate::parameter::Init;
-use crate::recipe::{BYTES, Recipe};
+use crate::recipe::{BYTES, EMBEDDED, Recipe};
 use crate::site::{Projection, Role};
 use crate::tokenizer::Tokenizer;
 use crate::topology::{Origin, ParameterInfo, Topology};
@@ -29,6 +29,9 @@ pub fn open(recipe: &Recipe) -> Result<Base> {
     let backbone = recipe.backbone.plugin.as_ref();
     if let Some(seed) = recipe.weights.random() {
         return random(&backbone.topology()?, seed);
+    }
+    if recipe.weights.weights == EMBEDDED {
+        return embedded(recipe);
     }
     if recipe.weights.weights.starts_with("random:") {
         return Err(Error::Recipe {
@@ -51,7 +54,7 @@ pub fn tokenizer(recipe: &Recipe) -> Result<Arc<dyn Tokenizer>> {
     let plugin = recipe.backbone.plugin.as_ref();
     match recipe.weights.tokenizer.as_str() {
         BYTES => plugin.tokenizer(None),
-        "" if recipe.weights.weights.starts_with("random:") => plugin.tokenizer(None),
+        "" if recipe.weights.file().is_none() => plugin.tokenizer(None),
         "" => Err(Error::Recipe {
             origin: "[backbone]".into(),
             message: format!(
@@ -60,6 +63,28 @@ pub fn tokenizer(recipe: &Recipe) -> Result<Arc<dyn Tokenizer>> {
         }),
         path => plugin.tokenizer(Some(Path::new(path))),
     }
+}
+
+/// The base that is part of a recipe's backbone.
+fn embedded(recipe: &Recipe) -> Result<Base> {
+    let name = recipe.backbone.name;
+    let Some(bytes) = recipe.backbone.plugin.embedded() else {
+        return Err(Error::Recipe {
+            origin: "[backbone]".into(),
+            message: format!(
+                "weights = \"{EMBEDDED}\": `{name}` has none; name a file, or random:SEED"
+            ),
+        });
+    };
+    let stored = candle_core::safetensors::load_buffer(bytes, &Device::Cpu)?;
+    let mut tensors = BTreeMap::new();
+    for info in expected(&recipe.backbone.plugin.topology()?) {
+        let tensor = stored.get(&info.name).ok_or_else(|| Error::WeightMissing {
+            name: info.name.clone(),
+        })?;
+        tensors.insert(info.name, tensor.to_dtype(DType::F32)?);
+    }
+    Ok(Base::from_tensors(tensors))
 }
 
 /// The base in a weight file.

@@ -6,29 +6,30 @@
 //! {"image": "images/2.jpg", "polygons": [[10,10, 60,10, 60,40]], "sentences": ["a dog", "it"]}
 //! ```
 //!
-//! `image` and `mask` are relative to the file; exactly one of `mask` and
-//! `polygons` is given; `split` is `train` where it is left out. Owns the form
-//! of these files and every message about it; pictures and masks are opened by
-//! [`picture`] and [`mask`](crate::mask).
+//! `image` and `mask` are relative to the file; exactly one of `mask`,
+//! `polygons` and `rle` (COCO's run lengths, `{"size": [height, width],
+//! "counts": …}`, in either form) is given; a sentence is a text, or `{"text":
+//! …, "kind": …}`; `split` is `train` where it is left out. Owns the form of
+//! these files and every message about it; what they hold is
+//! [`record`](crate::record)'s.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
-use crate::mask::{Mask, MaskError, check_polygon};
-use crate::picture::{self, PictureError};
+use crate::mask::check_polygons;
+pub use crate::record::{NoSuchSplit, Record, Records, Region, Sentence};
+use crate::record::{files, listed};
+use crate::run_length::RunLengths;
 use crate::whole_file;
 
 /// The split of a line that names none.
 pub const DEFAULT_SPLIT: &str = "train";
 
-/// How many missing files are named before the rest is counted.
-const NAMED: usize = 20;
-
-/// Why a data file cannot be used. Every message is one line.
+/// Why a data file cannot be used. Every message is one line, but that of
+/// many [`Missing`](RecordsError::Missing) files, which is a line each.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordsError {
@@ -57,22 +58,12 @@ pub enum RecordsError {
         file: PathBuf,
     },
     /// Pictures or masks that the lines name do not exist.
-    #[error("{}: names {} that do not exist: {}", file.display(), files(missing.len()), listed(missing))]
+    #[error("{}: names {} that do not exist: {}", file.display(), files(missing.len()), names(missing))]
     Missing {
         /// The data file.
         file: PathBuf,
         /// Each missing file and the first line that names it, in that order.
         missing: Vec<(PathBuf, usize)>,
-    },
-    /// No line belongs to the split asked for.
-    #[error("{}: has no split `{asked}`; its splits are {}", file.display(), counted(splits))]
-    NoSuchSplit {
-        /// The data file.
-        file: PathBuf,
-        /// The split asked for.
-        asked: String,
-        /// The splits there are, and how many lines each has.
-        splits: BTreeMap<String, usize>,
     },
     /// The data file could not be written; nothing is left of it.
     #[error("{}: cannot be written: {reason}", file.display())]
@@ -87,83 +78,11 @@ pub enum RecordsError {
 const EXAMPLE: &str =
     r#"{"image": "images/1.jpg", "mask": "masks/1.png", "sentences": ["the left cat"]}"#;
 
-fn files(count: usize) -> String {
-    match count {
-        1 => "1 file".into(),
-        _ => format!("{count} files"),
-    }
-}
-
-fn listed(missing: &[(PathBuf, usize)]) -> String {
-    let named = missing.iter().take(NAMED);
-    let mut list: Vec<_> = named
-        .map(|(path, line)| format!("{} (line {line})", path.display()))
-        .collect();
-    if missing.len() > NAMED {
-        list.push(format!("and {} more", missing.len() - NAMED));
-    }
-    list.join(", ")
-}
-
-fn counted(splits: &BTreeMap<String, usize>) -> String {
-    let splits = splits.iter().map(|(name, count)| match count {
-        1 => format!("`{name}` (1 line)"),
-        _ => format!("`{name}` ({count} lines)"),
-    });
-    splits.collect::<Vec<_>>().join(", ")
-}
-
-/// Where the object is.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Region {
-    /// In a picture file of the same size, wherever it is not 0.
-    Mask(PathBuf),
-    /// In polygons, `[x0, y0, x1, y1, …]` each, in pixels; all of them
-    /// together, and none at all for no object.
-    Polygons(Vec<Vec<f64>>),
-}
-
-/// One line: an object of a picture and the sentences that name it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Record {
-    /// The picture, with the data file's folder in front.
-    pub image: PathBuf,
-    /// The object.
-    pub region: Region,
-    /// What is said of it: one sentence or more, none of them blank.
-    pub sentences: Vec<String>,
-    /// The part of the data that the line belongs to.
-    pub split: String,
-}
-
-impl Record {
-    /// Opens the picture.
-    ///
-    /// # Errors
-    /// As [`picture::open`].
-    pub fn open_picture(&self) -> Result<RgbImage, PictureError> {
-        picture::open(&self.image)
-    }
-
-    /// Opens or draws the mask; `size` is the picture's width and height.
-    ///
-    /// # Errors
-    /// As [`Mask::open`] and [`Mask::from_polygons`].
-    pub fn open_mask(&self, size: (u32, u32)) -> Result<Mask, MaskError> {
-        match &self.region {
-            Region::Mask(path) => Mask::open(path, size),
-            Region::Polygons(polygons) => Mask::from_polygons(&self.image, polygons, size),
-        }
-    }
-}
-
-/// All lines of a data file.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Records {
-    /// The data file.
-    pub file: PathBuf,
-    /// Its lines in order, blank ones left out.
-    pub records: Vec<Record>,
+fn names(missing: &[(PathBuf, usize)]) -> String {
+    let names = missing
+        .iter()
+        .map(|(path, line)| format!("{} (line {line})", path.display()));
+    listed(&names.collect::<Vec<_>>())
 }
 
 impl Records {
@@ -171,8 +90,7 @@ impl Records {
     /// exists, of all splits.
     ///
     /// # Errors
-    /// All of [`RecordsError`] but [`NoSuchSplit`](RecordsError::NoSuchSplit)
-    /// and [`Unwritable`](RecordsError::Unwritable).
+    /// All of [`RecordsError`] but [`Unwritable`](RecordsError::Unwritable).
     pub fn open(path: impl AsRef<Path>) -> Result<Self, RecordsError> {
         let file = path.as_ref();
         let bytes = std::fs::read(file).map_err(|reason| RecordsError::Unreadable {
@@ -184,33 +102,8 @@ impl Records {
         Ok(Self {
             file: file.into(),
             records,
+            notes: Vec::new(),
         })
-    }
-
-    /// The lines of one split, in order.
-    ///
-    /// # Errors
-    /// [`RecordsError::NoSuchSplit`], which lists the splits there are.
-    pub fn split(&self, name: &str) -> Result<Vec<&Record>, RecordsError> {
-        let of_split = self.records.iter().filter(|record| record.split == name);
-        let records: Vec<_> = of_split.collect();
-        if records.is_empty() {
-            return Err(RecordsError::NoSuchSplit {
-                file: self.file.clone(),
-                asked: name.into(),
-                splits: self.splits(),
-            });
-        }
-        Ok(records)
-    }
-
-    /// The splits by name, and how many lines each has.
-    pub fn splits(&self) -> BTreeMap<String, usize> {
-        let mut splits = BTreeMap::new();
-        for record in &self.records {
-            *splits.entry(record.split.clone()).or_default() += 1;
-        }
-        splits
     }
 }
 
@@ -223,7 +116,9 @@ struct Line {
     mask: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     polygons: Option<Vec<Vec<f64>>>,
-    sentences: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rle: Option<RunLengths>,
+    sentences: Vec<Sentence>,
     #[serde(default = "default_split")]
     split: String,
 }
@@ -269,27 +164,23 @@ fn parse_line(folder: &Path, text: &str) -> Result<Record, String> {
     if !text.trim_start().starts_with('{') {
         return Err(format!("each line is one JSON object such as {EXAMPLE}"));
     }
-    let line: Line = serde_json::from_str(text).map_err(reason)?;
-    let region = match (line.mask, line.polygons) {
-        (Some(_), Some(_)) => return Err("has both `mask` and `polygons`; give one of them".into()),
-        (None, None) => return Err("has neither `mask` nor `polygons`; give one of them".into()),
-        (Some(mask), None) if mask.is_empty() => return Err("`mask` is empty".into()),
-        (Some(mask), None) => Region::Mask(folder.join(mask)),
-        (None, Some(polygons)) => {
-            for (index, polygon) in polygons.iter().enumerate() {
-                check_polygon(polygon).map_err(|said| format!("polygon {} {said}", index + 1))?;
-            }
-            Region::Polygons(polygons)
-        }
-    };
+    let mut line: Line = serde_json::from_str(text).map_err(reason)?;
+    let region = region(folder, &mut line)?;
     if line.image.is_empty() {
         return Err("`image` is empty".into());
     }
     if line.sentences.is_empty() {
         return Err("`sentences` is empty; give at least one".into());
     }
-    if let Some(blank) = line.sentences.iter().position(|s| s.trim().is_empty()) {
+    if let Some(blank) = line.sentences.iter().position(|s| s.text.trim().is_empty()) {
         return Err(format!("sentence {} is blank", blank + 1));
+    }
+    let kindless = |s: &Sentence| s.kind.as_ref().is_some_and(|kind| kind.trim().is_empty());
+    if let Some(kindless) = line.sentences.iter().position(kindless) {
+        return Err(format!(
+            "sentence {} has a blank `kind`; leave it out",
+            kindless + 1
+        ));
     }
     if line.split.is_empty() {
         return Err(format!(
@@ -302,6 +193,37 @@ fn parse_line(folder: &Path, text: &str) -> Result<Record, String> {
         sentences: line.sentences,
         split: line.split,
     })
+}
+
+/// The one region that a line has.
+fn region(folder: &Path, line: &mut Line) -> Result<Region, String> {
+    let given = [
+        ("`mask`", line.mask.is_some()),
+        ("`polygons`", line.polygons.is_some()),
+        ("`rle`", line.rle.is_some()),
+    ];
+    let given: Vec<_> = given
+        .iter()
+        .filter(|(_, is)| *is)
+        .map(|(n, _)| *n)
+        .collect();
+    if given.len() > 1 {
+        return Err(format!("has {}; give one of them", given.join(" and ")));
+    }
+    if let Some(mask) = line.mask.take() {
+        return match mask.is_empty() {
+            true => Err("`mask` is empty".into()),
+            false => Ok(Region::Mask(folder.join(mask))),
+        };
+    }
+    if let Some(runs) = line.rle.take() {
+        return Ok(Region::RunLengths(runs));
+    }
+    let Some(polygons) = line.polygons.take() else {
+        return Err("has none of `mask`, `polygons` and `rle`; give one of them".into());
+    };
+    check_polygons(&polygons)?;
+    Ok(Region::Polygons(polygons))
 }
 
 /// serde_json's message, with its place said as a column: it was given one
@@ -324,7 +246,7 @@ fn find_missing(file: &Path, records: &[Record], lines: &[usize]) -> Result<(), 
     for (record, &line) in records.iter().zip(lines) {
         let mask = match &record.region {
             Region::Mask(path) => Some(path),
-            Region::Polygons(_) => None,
+            Region::Polygons(_) | Region::RunLengths(_) => None,
         };
         for path in std::iter::once(&record.image).chain(mask) {
             let known = found.contains_key(path.as_path());
@@ -368,30 +290,32 @@ fn lines(file: &Path, records: &[Record]) -> Result<String, String> {
     let folder = canonical(folder)?;
     let mut text = String::new();
     for record in records {
-        let (mask, polygons) = match &record.region {
-            Region::Mask(path) => (Some(relative(&folder, path)?), None),
-            Region::Polygons(polygons) => (None, Some(polygons.clone())),
-        };
-        let line = Line {
+        let mut line = Line {
             image: relative(&folder, &record.image)?,
-            mask,
-            polygons,
+            mask: None,
+            polygons: None,
+            rle: None,
             sentences: record.sentences.clone(),
             split: record.split.clone(),
         };
+        match &record.region {
+            Region::Mask(path) => line.mask = Some(relative(&folder, path)?),
+            Region::Polygons(polygons) => line.polygons = Some(polygons.clone()),
+            Region::RunLengths(runs) => line.rle = Some(runs.clone()),
+        }
         text += &serde_json::to_string(&line).map_err(|error| error.to_string())?;
         text.push('\n');
     }
     Ok(text)
 }
 
-fn canonical(path: &Path) -> Result<PathBuf, String> {
+pub(crate) fn canonical(path: &Path) -> Result<PathBuf, String> {
     path.canonicalize()
         .map_err(|error| format!("{}: {error}", path.display()))
 }
 
 /// `path` as seen from `folder`, with forward slashes on every system.
-fn relative(folder: &Path, path: &Path) -> Result<String, String> {
+pub(crate) fn relative(folder: &Path, path: &Path) -> Result<String, String> {
     let path = canonical(path)?;
     let shared = folder
         .components()

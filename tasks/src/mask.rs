@@ -1,5 +1,6 @@
-//! Masks: which pixels of a picture are the object, from a picture file or
-//! from polygons. Does not scale them (see [`letterbox`](crate::letterbox))
+//! Masks: which pixels of a picture are the object, from a picture file, from
+//! polygons or from run lengths (whose forms are
+//! [`run_length`](crate::run_length)'s). Does not scale them (see [`letterbox`](crate::letterbox))
 //! and does not score them (see [`metrics`](crate::metrics)).
 
 use std::path::{Path, PathBuf};
@@ -7,6 +8,7 @@ use std::path::{Path, PathBuf};
 use image::{DynamicImage, ImageFormat, Rgba};
 
 use crate::picture::{self, PictureError};
+use crate::run_length::RunLengths;
 
 /// Why a mask cannot be had. Every message is one line.
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +32,7 @@ pub enum MaskError {
         path.display(), mask.0, mask.1, picture.0, picture.1, turned(*mask, *picture)
     )]
     Size {
-        /// The mask's file.
+        /// The mask's file, or the picture of run lengths.
         path: PathBuf,
         /// The mask's width and height.
         mask: (u32, u32),
@@ -167,6 +169,26 @@ impl Mask {
         })
     }
 
+    /// Draws run lengths on a picture of `size` (width, height); `picture` is
+    /// named in errors.
+    ///
+    /// # Errors
+    /// [`MaskError::Size`].
+    pub fn from_runs(
+        picture: &Path,
+        runs: &RunLengths,
+        size: (u32, u32),
+    ) -> Result<Self, MaskError> {
+        match (runs.width(), runs.height()) == size {
+            true => Ok(runs.mask()),
+            false => Err(MaskError::Size {
+                path: picture.into(),
+                mask: (runs.width(), runs.height()),
+                picture: size,
+            }),
+        }
+    }
+
     /// How many pixels are inside.
     pub fn area(&self) -> usize {
         self.values.iter().filter(|&&value| value > 0).count()
@@ -187,9 +209,17 @@ fn value(inside: bool) -> u8 {
     if inside { 255 } else { 0 }
 }
 
+/// What can be said of polygons without their picture.
+pub(crate) fn check_polygons(polygons: &[Vec<f64>]) -> Result<(), String> {
+    for (index, polygon) in polygons.iter().enumerate() {
+        check_polygon(polygon).map_err(|said| format!("polygon {} {said}", index + 1))?;
+    }
+    Ok(())
+}
+
 /// What can be said of a polygon without its picture; the error is the end of
 /// a sentence that begins with "polygon 1".
-pub(crate) fn check_polygon(polygon: &[f64]) -> Result<(), String> {
+fn check_polygon(polygon: &[f64]) -> Result<(), String> {
     let count = polygon.len();
     if !count.is_multiple_of(2) {
         Err(format!(

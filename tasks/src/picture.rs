@@ -136,6 +136,35 @@ pub(crate) struct Decoded {
 
 /// Reads and decodes a file, and turns it upright.
 pub(crate) fn decode(path: &Path) -> Result<Decoded, PictureError> {
+    decoded(path, |format, orientation, decoder| {
+        let mut pixels = DynamicImage::from_decoder(decoder)?;
+        pixels.apply_orientation(orientation);
+        Ok(Decoded { format, pixels })
+    })
+}
+
+/// Width and height of a picture as [`open`] gives them. Reads the file and
+/// decodes its head only.
+///
+/// # Errors
+/// As [`open`], but for damage behind the head.
+pub fn size(path: impl AsRef<Path>) -> Result<(u32, u32), PictureError> {
+    decoded(path.as_ref(), |_, orientation, decoder| {
+        use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
+        let (width, height) = decoder.dimensions();
+        Ok(match orientation {
+            Rotate90 | Rotate90FlipH | Rotate270 | Rotate270FlipH => (height, width),
+            _ => (width, height),
+        })
+    })
+}
+
+/// Gives `take` the format, the orientation and the decoder of a picture
+/// whose head is as it should be.
+fn decoded<T>(
+    path: &Path,
+    take: impl FnOnce(ImageFormat, Orientation, Box<dyn ImageDecoder + '_>) -> image::ImageResult<T>,
+) -> Result<T, PictureError> {
     let unreadable = |reason| PictureError::Unreadable {
         path: path.into(),
         reason,
@@ -179,9 +208,7 @@ pub(crate) fn decode(path: &Path) -> Result<Decoded, PictureError> {
     }
     // EXIF is a side note: a broken one is no reason to refuse the pixels.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let mut pixels = DynamicImage::from_decoder(decoder).map_err(failed)?;
-    pixels.apply_orientation(orientation);
-    Ok(Decoded { format, pixels })
+    take(format, orientation, Box::new(decoder)).map_err(failed)
 }
 
 /// Sorts a decoder's error into one of ours.

@@ -16,7 +16,6 @@ pub mod predict;
 mod projector;
 mod scores;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -24,7 +23,7 @@ use twinspan_sdk::parameter::Params;
 use twinspan_sdk::plugin::{Opt, Plugin};
 use twinspan_sdk::register;
 use twinspan_sdk::site::Tap;
-use twinspan_sdk::task::{Dataset, Head, Kit, Task};
+use twinspan_sdk::task::{DataSource, Dataset, Head, Kit, Task};
 use twinspan_sdk::topology::Topology;
 use twinspan_sdk::{Error, Result};
 
@@ -206,8 +205,9 @@ impl Task for ReferringSegmentation {
         self.words
     }
 
-    /// Opens a data file as [`jsonl`](crate::jsonl) describes it.
-    fn open(&self, file: &Path, kit: Kit) -> Result<Arc<dyn Dataset>> {
-        Ok(Arc::new(ReferringData::open(self, file, kit)?))
+    /// Opens a data file as [`jsonl`](crate::jsonl) describes it, or a folder
+    /// as [`refcoco`](crate::refcoco) does.
+    fn open(&self, source: &DataSource, kit: Kit) -> Result<Arc<dyn Dataset>> {
+        Ok(Arc::new(ReferringData::open(self, source, kit)?))
     }
 }

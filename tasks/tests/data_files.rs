@@ -5,9 +5,10 @@ use std::fs;
 use std::path::PathBuf;
 
 use proptest::prelude::*;
-use twinspan_tasks::jsonl::{self, Record, Records, Region};
+use twinspan_tasks::jsonl::{self, Record, Records, Region, Sentence};
 use twinspan_tasks::letterbox::{Letterbox, Normalisation};
 use twinspan_tasks::metrics::{Scores, above, overlap};
+use twinspan_tasks::run_length::RunLengths;
 
 /// A folder with two pictures' worth of files and a data file.
 struct Folder(tempfile::TempDir);
@@ -96,7 +97,7 @@ fn each_mistake_is_told_with_its_line() {
     let cases = [
         (
             r#"{"imgae": "images/1.jpg"}"#,
-            "unknown field `imgae`, expected one of `image`, `mask`, `polygons`, `sentences`, `split` (column 8)".into(),
+            "unknown field `imgae`, expected one of `image`, `mask`, `polygons`, `rle`, `sentences`, `split` (column 8)".into(),
         ),
         (
             r#"{"mask": "mask.png", "sentences": ["a"]}"#,
@@ -108,11 +109,11 @@ fn each_mistake_is_told_with_its_line() {
         ),
         (
             r#"{"image": "images/1.jpg", "sentences": ["a"]}"#,
-            "has neither `mask` nor `polygons`; give one of them".into(),
+            "has none of `mask`, `polygons` and `rle`; give one of them".into(),
         ),
         (
             r#"{"image": "images/1.jpg", "mask": "mask.png", "polygons": [], "sentences": ["a"]}"#,
-            "has both `mask` and `polygons`; give one of them".into(),
+            "has `mask` and `polygons`; give one of them".into(),
         ),
         (
             r#"{"image": "images/1.jpg", "mask": "mask.png", "sentences": []}"#,
@@ -125,6 +126,22 @@ fn each_mistake_is_told_with_its_line() {
         (
             r#"{"image": "images/1.jpg", "mask": "mask.png", "sentences": "a"}"#,
             r#"invalid type: string "a", expected a sequence (column 62)"#.into(),
+        ),
+        (
+            r#"{"image": "images/1.jpg", "mask": "mask.png", "sentences": [{"txt": "a"}]}"#,
+            "unknown field `txt`, expected `text` or `kind` (column 69)".into(),
+        ),
+        (
+            r#"{"image": "images/1.jpg", "mask": "mask.png", "sentences": [7]}"#,
+            r#"invalid type: integer `7`, expected a text or {"text": …, "kind": …} (column 61)"#.into(),
+        ),
+        (
+            r#"{"image": "images/1.jpg", "mask": "mask.png", "sentences": [{"text": "a", "kind": " "}]}"#,
+            "sentence 1 has a blank `kind`; leave it out".into(),
+        ),
+        (
+            r#"{"image": "images/1.jpg", "rle": {"size": [2, 3], "counts": [1, 3]}, "sentences": ["a"]}"#,
+            "has counts of 4 pixels in all, and 2 x 3 are 6 (column 68)".into(),
         ),
         (
             r#"{"image": "images/1.jpg", "polygons": [[1, 2, 3, 4, 5, 6], [1, 2, 3]], "sentences": ["a"]}"#,
@@ -181,7 +198,7 @@ fn an_unknown_split_is_told_the_known_ones() {
     let records = folder.open(format!("{GOOD}\n{GOOD}\n{DRAWN}\n")).unwrap();
     assert_eq!(
         folder.said(&records.split("test").unwrap_err()),
-        "data.jsonl: has no split `test`; its splits are `train` (2 lines), `val` (1 line)"
+        "data.jsonl: has no split `test`; its splits are `train` (2 objects), `val` (1 object)"
     );
 }
 
@@ -205,9 +222,13 @@ fn missing_files_are_all_named_at_once() {
     let many: Vec<_> = (0..25)
         .map(|i| line(&format!("{i}.jpg"), "mask.png"))
         .collect();
-    let said = folder.refusal(many.join("\n"));
-    assert!(said.starts_with("data.jsonl: names 25 files that do not exist: 0.jpg (line 1), "));
-    assert!(said.ends_with(", 19.jpg (line 20), and 5 more"), "{said}");
+    fs::write(folder.path("data.jsonl"), many.join("\n")).unwrap();
+    let error = Records::open(folder.path("data.jsonl")).unwrap_err();
+    let said = error.to_string();
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines[0].ends_with("data.jsonl: names 25 files that do not exist: "));
+    assert_eq!(lines.len(), 26, "every one on a line of its own");
+    assert!(lines[25].ends_with("24.jpg (line 25)") && lines[25].starts_with("  "));
 }
 
 #[test]
@@ -227,9 +248,14 @@ fn record() -> impl Strategy<Value = Record> {
     let region = prop_oneof![
         Just(Region::Mask("mask.png".into())),
         prop::collection::vec(polygon, 0..3).prop_map(Region::Polygons),
+        (0..=6i64).prop_map(|inside| {
+            Region::RunLengths(RunLengths::new(2, 3, &[6 - inside, inside]).unwrap())
+        }),
     ];
     let image = prop_oneof![Just("images/1.jpg"), Just("images/2.jpg")];
-    let sentences = prop::collection::vec("\\PC*[a-z]\\PC*", 1..4);
+    let sentence = ("\\PC*[a-z]\\PC*", prop::option::of("[a-z]{1,9}"))
+        .prop_map(|(text, kind)| Sentence { text, kind });
+    let sentences = prop::collection::vec(sentence, 1..4);
     (image, region, sentences, "[a-zA-Z]{1,6}").prop_map(|(image, region, sentences, split)| {
         Record {
             image: image.into(),

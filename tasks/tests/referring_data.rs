@@ -85,7 +85,7 @@ fn open(folder: &Path, sentences: Sentences) -> Arc<dyn Dataset> {
         sentences,
         ..Default::default()
     };
-    task.open(&folder.join("data.jsonl"), kit()).unwrap()
+    task.open(&folder.join("data.jsonl").into(), kit()).unwrap()
 }
 
 fn values(tensor: &Tensor) -> Vec<f32> {
@@ -210,7 +210,7 @@ fn what_is_not_there_is_said_by_name() {
     std::fs::remove_file(folder.path().join("right.png")).unwrap();
     let task = ReferringSegmentation::default();
     let error = task
-        .open(&folder.path().join("data.jsonl"), kit())
+        .open(&folder.path().join("data.jsonl").into(), kit())
         .err()
         .unwrap();
     assert!(error.to_string().contains("right.png (line 2)"), "{error}");
@@ -222,7 +222,7 @@ fn what_is_not_there_is_said_by_name() {
     assert!(
         error
             .to_string()
-            .contains("`train` (2 lines), `val` (2 lines)"),
+            .contains("`train` (2 objects), `val` (2 objects)"),
         "{error}"
     );
     assert!(data.scores("test").is_err());
@@ -294,5 +294,56 @@ fn right_answers_score_high_and_wrong_ones_do_not() {
         scores
             .add(&batch, &logits.narrow(0, 0, 3).unwrap())
             .is_err()
+    );
+}
+
+#[test]
+fn sentences_of_a_kind_are_scored_together_too() {
+    let folder = folder();
+    let path = folder.path().join("data.jsonl");
+    let lines = std::fs::read_to_string(&path).unwrap();
+    let position = |text: &str| format!(r#"{{"text": "{text}", "kind": "position"}}"#);
+    let lines = lines
+        .replace(r#""the left one""#, &position("the left one"))
+        .replace(r#""the right one""#, &position("the right one"))
+        .replace(r#""a","#, r#"{"text": "a", "kind": "attribute"},"#);
+    std::fs::write(&path, lines).unwrap();
+    let data = open(folder.path(), Sentences::Random);
+    let batch = data.evaluate("train", &[1, 0]).unwrap();
+    // The right answers, but for the one attribute.
+    let right = right_answers(folder.path(), &batch, SIDE);
+    let wrong = right.neg().unwrap();
+    let logits = [0, 1, 2, 3].map(|i| match i {
+        1 => wrong.narrow(0, i, 1).unwrap(),
+        _ => right.narrow(0, i, 1).unwrap(),
+    });
+    let logits = Tensor::cat(&logits, 0).unwrap();
+    let mut scores = data.scores("train").unwrap();
+    scores.add(&batch, &logits).unwrap();
+    let report = scores.report().unwrap();
+    assert_eq!(report.count, 4);
+    let groups: Vec<_> = report
+        .groups
+        .iter()
+        .map(|group| (group.name.as_str(), group.count, group.scores[0].1 > 90.0))
+        .collect();
+    assert_eq!(groups, [("attribute", 1, false), ("position", 2, true)]);
+    let json = serde_json::to_value(&report).unwrap();
+    assert_eq!(json["groups"][1]["name"], "position");
+
+    let plain = self::folder();
+    let data = open(plain.path(), Sentences::Random);
+    let batch = data.evaluate("train", &[0, 1]).unwrap();
+    let mut scores = data.scores("train").unwrap();
+    scores
+        .add(&batch, &right_answers(plain.path(), &batch, SIDE))
+        .unwrap();
+    let report = scores.report().unwrap();
+    assert!(report.groups.is_empty());
+    assert!(
+        serde_json::to_value(&report)
+            .unwrap()
+            .get("groups")
+            .is_none()
     );
 }

@@ -1,6 +1,5 @@
 //! A task that reads streams and does nothing with them.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::Tensor;
@@ -8,7 +7,7 @@ use twinspan_sdk::parameter::Params;
 use twinspan_sdk::pass::Pass;
 use twinspan_sdk::site::Tap;
 use twinspan_sdk::stream::Stream;
-use twinspan_sdk::task::{Batch, Dataset, Head, Kit, Task};
+use twinspan_sdk::task::{Batch, DataSource, Dataset, Head, Kit, Task};
 use twinspan_sdk::topology::Topology;
 use twinspan_sdk::{Error, Result};
 
@@ -30,7 +29,7 @@ impl Task for Look {
         WORDS
     }
 
-    fn open(&self, _file: &Path, _kit: Kit) -> Result<Arc<dyn Dataset>> {
+    fn open(&self, _source: &DataSource, _kit: Kit) -> Result<Arc<dyn Dataset>> {
         Err(Error::plugin("the toy has no data"))
     }
 }

@@ -271,6 +271,7 @@ impl Architecture {
                 sizes.head_width,
                 sizes.mlp,
             )?,
+            channels: 3,
             patch,
             side: input / patch,
             joint,

@@ -211,7 +211,7 @@ pub(super) struct ResnetEncoder {
 impl Encoder for ResnetEncoder {
     /// The stem: three convolutions, then means of 2 by 2: `[B, width, S/4, S/4]`.
     fn tokens(&self, input: &Tensor, hooks: &PlaceHooks, pass: &mut Pass) -> Result<Stream> {
-        pictures(input, self.pixels)?;
+        pictures(input, 3, self.pixels)?;
         let mut map = input.clone();
         for (layer, projection) in self.stem.iter().zip(CONVOLUTIONS) {
             map = ops::relu(&layer.forward(projection, &map, hooks, pass)?)?;

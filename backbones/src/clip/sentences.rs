@@ -15,7 +15,7 @@ const FILES: &str = "bpe_simple_vocab_16e6.txt.gz, vocab.json beside merges.txt,
                      or a folder with one of these";
 
 /// A tokenizer whose ids a table of words has rows for.
-pub(super) struct Sentences(ClipTokenizer);
+pub(crate) struct Sentences(ClipTokenizer);
 
 impl Sentences {
     /// The vocabulary at `path`; bytes without merges where none is named and `rows` of words
@@ -39,6 +39,12 @@ impl Sentences {
                 "no vocabulary is named, and the backbone's {rows} words are fewer than the {size} of bytes without merges: name {FILES}"
             ))),
         }
+    }
+}
+
+impl From<ClipTokenizer> for Sentences {
+    fn from(tokenizer: ClipTokenizer) -> Self {
+        Self(tokenizer)
     }
 }
 

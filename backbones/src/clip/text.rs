@@ -25,7 +25,7 @@ const PADDING: u32 = 0;
 
 /// The sizes of a text tower, checked.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Text {
+pub(crate) struct Text {
     pub layers: usize,
     pub block: BlockShape,
     /// Words it has positions for.
@@ -82,7 +82,7 @@ impl Text {
 }
 
 /// Ids `u32 [B, L]` to words `[B, L, T]` and a sentence's vector `[B, E]`.
-pub(super) struct TextEncoder {
+pub(crate) struct TextEncoder {
     token: Embedding,
     /// `[context, T]`.
     positions: Parameter,

@@ -24,9 +24,11 @@ use twinspan_sdk::declare::{Declared, Layer};
 
 /// The sizes of a vision transformer, checked.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Vit {
+pub(crate) struct Vit {
     pub layers: usize,
     pub block: BlockShape,
+    /// Channels of what is cut into patches: 3 of a picture, more behind a stem.
+    pub channels: usize,
     /// Side of a patch in pixels.
     pub patch: usize,
     /// Patches along a side of the input.
@@ -45,7 +47,7 @@ impl Vit {
         let patch = Layer::conv(
             At::Embed,
             Projection::Patch,
-            (3, width),
+            (self.channels, width),
             self.patch,
             self.patch,
         );
@@ -91,6 +93,7 @@ impl Vit {
         };
         Ok(VitEncoder {
             side: self.side,
+            channels: self.channels,
             pixels: self.side * self.patch,
             patch: Conv2d::load(weights, "vision.patch", cut)?,
             class: weights.parameter("vision.class")?,
@@ -106,8 +109,9 @@ impl Vit {
 }
 
 /// Pictures `[B, 3, S, S]` to a class token and patches `[B, 1 + N, D]`.
-pub(super) struct VitEncoder {
+pub(crate) struct VitEncoder {
     side: usize,
+    channels: usize,
     pixels: usize,
     patch: Conv2d,
     /// `[D]`.
@@ -122,7 +126,7 @@ pub(super) struct VitEncoder {
 
 impl Encoder for VitEncoder {
     fn tokens(&self, input: &Tensor, hooks: &PlaceHooks, pass: &mut Pass) -> Result<Stream> {
-        let batch = pictures(input, self.pixels)?;
+        let batch = pictures(input, self.channels, self.pixels)?;
         let patch = hooks.projection(Projection::Patch);
         let map = patch.forward(&self.patch, input, pass)?;
         let patches = map.flatten_from(2)?.transpose(1, 2)?;

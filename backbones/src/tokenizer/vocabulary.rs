@@ -243,7 +243,7 @@ fn sibling(file: &Path, name: &str) -> Result<PathBuf, TokenizerError> {
 }
 
 /// A line per merge; a first line with the version is not one.
-fn merges(text: &str) -> Result<Vec<(String, String)>, String> {
+pub(super) fn merges(text: &str) -> Result<Vec<(String, String)>, String> {
     let mut lines = text.lines().peekable();
     lines.next_if(|line| line.contains("#version"));
     lines

@@ -61,7 +61,7 @@ pub fn run(args: &DemoArgs) -> Result<(), Failure> {
     let data = recipe
         .task
         .plugin
-        .open(&scenes.join("scenes.jsonl"), kit.clone())?;
+        .open(&scenes.join("scenes.jsonl").into(), kit.clone())?;
     let mut tuned = Tuned::new(&recipe, weights::open(&recipe)?, compute)?;
     train(
         &mut tuned,

@@ -2,6 +2,7 @@
 
 use twinspan::sdk;
 use twinspan::tasks::picture::PictureError;
+use twinspan::tasks::refcoco::RefcocoError;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -12,6 +13,9 @@ pub enum Failure {
     /// A picture cannot be read or written.
     #[error(transparent)]
     Picture(#[from] PictureError),
+    /// A folder of the RefCOCO family cannot be written.
+    #[error(transparent)]
+    Refcoco(#[from] RefcocoError),
     /// Results cannot be printed or written.
     #[error("{what}: {source}")]
     Io {
@@ -30,6 +34,7 @@ impl Failure {
     pub fn is_wrong_use(&self) -> bool {
         match self {
             Failure::Sdk(error) => error.is_wrong_use(),
+            Failure::Refcoco(error) => error.is_wrong_use(),
             Failure::Usage(_) => true,
             Failure::Picture(_) | Failure::Io { .. } => false,
         }

@@ -65,8 +65,10 @@ impl Model {
         } else if !recipe.weights.tokenizer.is_empty() && recipe.weights.tokenizer != BYTES {
             is_there(&recipe.weights.tokenizer, "tokenizer")?;
         }
-        if args.weights.is_none() && !recipe.weights.weights.starts_with("random:") {
-            is_there(&recipe.weights.weights, "weights")?;
+        if args.weights.is_none()
+            && let Some(file) = recipe.weights.file()
+        {
+            is_there(&file.display().to_string(), "weights")?;
         }
         let kit = kit(&recipe, &compute)?;
         let tuned = artifact::open(&args.model, &recipe, compute)?;

@@ -19,11 +19,12 @@ pub fn run(args: &TrainArgs) -> Result<(), Failure> {
     artifact::check(&args.out)?;
     let recipe = Recipe::open_adapted(&args.recipe, args.adapters.as_deref(), &args.set)?;
     let paths = [&recipe.weights.weights, &recipe.weights.tokenizer].map(Path::new);
-    model::spares(&args.out, paths.into_iter().chain([args.data.as_path()]))?;
+    let source = args.data.source();
+    model::spares(&args.out, paths.into_iter().chain([source.path.as_path()]))?;
     let compute = model::compute(&args.device)?;
     let kit = model::kit(&recipe, &compute)?;
     let tokenizer = kit.tokenizer.clone();
-    let data = recipe.task.plugin.open(&args.data, kit)?;
+    let data = recipe.task.plugin.open(&source, kit)?;
     data.len(&recipe.train.split)?;
     for warning in data.warnings() {
         eprintln!("warning: {warning}");

@@ -51,7 +51,11 @@ fn read(folder: &Path, split: Option<&str>) -> Result<Vec<Record>, String> {
     let records = references.into_iter().map(|reference| Record {
         image: folder.join(reference.file_name),
         region: Region::Mask(folder.join(reference.mask)),
-        sentences: reference.sentences.into_iter().map(|s| s.sent).collect(),
+        sentences: reference
+            .sentences
+            .into_iter()
+            .map(|s| s.sent.into())
+            .collect(),
         split: split.map_or(reference.split, String::from),
     });
     Ok(records.collect())
@@ -69,8 +73,12 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         arguments.out.display(),
         records.len()
     );
-    let file = arguments.out.clone();
-    for (split, count) in (Records { file, records }).splits() {
+    let written = Records {
+        file: arguments.out.clone(),
+        records,
+        notes: Vec::new(),
+    };
+    for (split, count) in written.splits() {
         println!("  {split}: {count} objects");
     }
     Ok(())

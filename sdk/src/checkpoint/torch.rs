@@ -1,7 +1,7 @@
 //! State dicts in the zip archives of `torch.save`.
 //!
 //! Owns which calls in the pickle mean a tensor, and where its storage lies. Archives and
-//! pickles are read in `zip.rs` and `pickle.rs`.
+//! pickles are read in `zip.rs` and [`crate::pickle`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
 
-use super::pickle::{Id, Pickle, Value};
 use super::zip::Archive;
 use super::{Named, Refused, byte_count, damaged, shown};
 use crate::frozen::Frozen;
+use crate::pickle::{Id, Pickle, Value};
 
 /// Keys under which training scripts keep the state dict, in order of preference.
 const NESTED: [&str; 2] = ["state_dict", "model"];
@@ -53,7 +53,7 @@ pub(super) fn read(map: &Arc<Mmap>) -> Result<Named, Refused> {
         });
     }
     let bytes = place("data.pkl")?.unwrap_or_default();
-    let pickle = Pickle::read(&map[bytes])?;
+    let pickle = Pickle::read(&map[bytes]).map_err(|error| damaged(error.to_string()))?;
     let mut storages = Storages {
         map,
         archive: &archive,
@@ -67,7 +67,7 @@ pub(super) fn read(map: &Arc<Mmap>) -> Result<Named, Refused> {
         if let Value::Text(name) = pickle.get(key)
             && let Some(tensor) = tensor(&pickle, value)
         {
-            entries.insert(name, tensor);
+            entries.insert(name.as_ref(), tensor);
         }
     }
     for (name, saved) in entries {
@@ -116,7 +116,7 @@ fn state_dict<'p>(pickle: &'p Pickle<'_>) -> Result<&'p [(Id, Id)], Refused> {
             root.iter()
                 .rev()
                 .find_map(|&(k, value)| match (pickle.get(k), pickle.get(value)) {
-                    (Value::Text(text), Value::Dict(dict)) if *text == key => Some(dict),
+                    (Value::Text(text), Value::Dict(dict)) if text == key => Some(dict),
                     _ => None,
                 });
         if let Some(dict) = nested.filter(|dict| holds_tensors(dict)) {
@@ -159,7 +159,7 @@ struct Strided<'a> {
 }
 
 /// The tensor that the value at `id` rebuilds; `None` if it is something else.
-fn tensor<'a>(pickle: &Pickle<'a>, mut id: Id) -> Option<Saved<'a>> {
+fn tensor<'a>(pickle: &'a Pickle<'_>, mut id: Id) -> Option<Saved<'a>> {
     // A parameter or a subclass wraps the tensor once; more would be made up.
     for _ in 0..4 {
         let &Value::Call {
@@ -188,7 +188,7 @@ fn tensor<'a>(pickle: &Pickle<'a>, mut id: Id) -> Option<Saved<'a>> {
 }
 
 /// What `function(*args)` rebuilds.
-fn rebuilt<'a>(pickle: &Pickle<'a>, function: Id, args: Id) -> Option<Saved<'a>> {
+fn rebuilt<'a>(pickle: &'a Pickle<'_>, function: Id, args: Id) -> Option<Saved<'a>> {
     let (Value::Class { module, name }, Value::Tuple(args)) =
         (pickle.get(function), pickle.get(args))
     else {
@@ -204,7 +204,7 @@ fn rebuilt<'a>(pickle: &Pickle<'a>, function: Id, args: Id) -> Option<Saved<'a>>
 }
 
 /// The arguments of `_rebuild_tensor_v2`: storage, offset, size, stride, and what is not needed.
-fn strided<'a>(pickle: &Pickle<'a>, args: &[Id]) -> Option<Saved<'a>> {
+fn strided<'a>(pickle: &'a Pickle<'_>, args: &[Id]) -> Option<Saved<'a>> {
     let &[storage, offset, size, stride, ..] = args else {
         return None;
     };

@@ -1,6 +1,5 @@
 //! A task whose head is one linear map of each feature it is told to look at.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::Tensor;
@@ -14,7 +13,7 @@ use crate::pass::Pass;
 use crate::plugin::{Opt, Plugin};
 use crate::site::{At, Tap};
 use crate::stream::{Form, Stream};
-use crate::task::{Batch, Dataset, Head, Kit, Task};
+use crate::task::{Batch, DataSource, Dataset, Head, Kit, Task};
 use crate::topology::Topology;
 
 /// A feature the toy's head can look at.
@@ -131,10 +130,10 @@ impl Task for ToyTask {
         super::Toy::WORDS
     }
 
-    fn open(&self, file: &Path, _kit: Kit) -> Result<Arc<dyn Dataset>> {
+    fn open(&self, source: &DataSource, _kit: Kit) -> Result<Arc<dyn Dataset>> {
         Err(Error::wrong_use(format!(
             "{}: the toy task has no data",
-            file.display()
+            source.path.display()
         )))
     }
 }

@@ -1,24 +1,23 @@
-//! Referring segmentation's data: lines of a data file as batches.
+//! Referring segmentation's data: records as batches.
 //!
 //! Owns which pictures, sentences and masks go together and in which order
-//! they stand. The file's form is [`jsonl`](crate::jsonl)'s, preparation of
+//! they stand. Where they come from is [`record`](crate::record)'s, preparation of
 //! pixels [`letterbox`](crate::letterbox)'s.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::OnceLock;
 
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
-use twinspan_sdk::task::{Batch, Dataset, Kit, Scores};
+use twinspan_sdk::task::{Batch, DataSource, Dataset, Kit, Scores};
 use twinspan_sdk::tokenizer::Encoded;
 use twinspan_sdk::{Error, Result, random};
 
 use super::scores::ReferringScores;
 use super::{ReferringSegmentation, Sentences};
-use crate::jsonl::{Records, RecordsError};
 use crate::letterbox::{Letterbox, Normalisation};
 use crate::mask::Mask;
+use crate::record::{Records, Sentence};
 
 /// An opened data file.
 pub(super) struct ReferringData {
@@ -44,15 +43,15 @@ struct Pair {
 }
 
 impl ReferringData {
-    /// Reads the file, finds that all it names exists, and encodes every
+    /// Reads the records, finds that all they name exists, and encodes every
     /// sentence.
-    pub fn open(task: &ReferringSegmentation, file: &Path, kit: Kit) -> Result<Self> {
-        let records = Records::open(file).map_err(Error::plugin)?;
+    pub fn open(task: &ReferringSegmentation, source: &DataSource, kit: Kit) -> Result<Self> {
+        let records = Records::of(source)?;
         let mut splits: BTreeMap<String, Vec<usize>> = BTreeMap::new();
         for (index, record) in records.records.iter().enumerate() {
             splits.entry(record.split.clone()).or_default().push(index);
         }
-        let encode = |sentence: &String| kit.tokenizer.encode(sentence, task.words);
+        let encode = |sentence: &Sentence| kit.tokenizer.encode(&sentence.text, task.words);
         let tokens = records
             .records
             .par_iter()
@@ -72,11 +71,7 @@ impl ReferringData {
     fn split(&self, name: &str) -> Result<&[usize]> {
         match self.splits.get(name) {
             Some(lines) => Ok(lines),
-            None => Err(Error::wrong_use(RecordsError::NoSuchSplit {
-                file: self.records.file.clone(),
-                asked: name.into(),
-                splits: self.records.splits(),
-            })),
+            None => Err(Error::wrong_use(self.records.no_such_split(name))),
         }
     }
 
@@ -106,6 +101,12 @@ impl ReferringData {
         };
         let mask = line.open_mask(size).map_err(Error::plugin)?;
         Ok((self.letterbox(size)?, mask))
+    }
+
+    /// The kinds of the sentences of a line, in order.
+    pub(super) fn kinds(&self, record: usize) -> impl Iterator<Item = Option<&str>> {
+        let sentences = self.records.records[record].sentences.iter();
+        sentences.map(|sentence| sentence.kind.as_deref())
     }
 
     fn letterbox(&self, (width, height): (u32, u32)) -> Result<Letterbox> {
@@ -248,23 +249,30 @@ impl Dataset for ReferringData {
         Ok(Box::new(ReferringScores::new(self, split)))
     }
 
-    /// How many sentences are longer than `words`, and the first of them.
+    /// The records' notes; how many sentences are longer than `words`, and the
+    /// first of them.
     fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.records.notes.clone();
         let of_line = self.tokens.iter().zip(&self.records.records);
         let sentences = of_line.flat_map(|(tokens, line)| tokens.iter().zip(&line.sentences));
         let mut cut = sentences.filter(|(encoded, _)| encoded.cut);
         let Some((_, first)) = cut.next() else {
-            return Vec::new();
+            return warnings;
         };
         let all: usize = self.tokens.iter().map(Vec::len).sum();
-        let start: String = first.chars().take(60).collect();
-        let more = if start.len() < first.len() { "…" } else { "" };
-        vec![format!(
+        let start: String = first.text.chars().take(60).collect();
+        let more = if start.len() < first.text.len() {
+            "…"
+        } else {
+            ""
+        };
+        warnings.push(format!(
             "{}: {} of {all} sentences do not fit task.words = {} and are cut, the first being `{start}{more}`",
             self.records.file.display(),
             1 + cut.count(),
             self.task.words,
-        )]
+        ));
+        warnings
     }
 }
 

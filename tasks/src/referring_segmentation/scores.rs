@@ -5,18 +5,19 @@
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
-use twinspan_sdk::task::{Batch, Report, Scores};
+use twinspan_sdk::task::{Batch, Group, Report, Scores};
 use twinspan_sdk::{Error, Result};
 
 use super::answer::Logits;
 use super::dataset::{ReferringData, in_parallel};
 use crate::metrics::{self, above, overlap};
 
-/// Scores of the sentences of one split.
+/// Scores of the sentences of one split, and of each kind among them.
 pub(super) struct ReferringScores<'a> {
     data: &'a ReferringData,
     split: String,
     counts: metrics::Scores,
+    by_kind: BTreeMap<&'a str, metrics::Scores>,
 }
 
 impl<'a> ReferringScores<'a> {
@@ -25,8 +26,31 @@ impl<'a> ReferringScores<'a> {
             data,
             split: split.into(),
             counts: metrics::Scores::default(),
+            by_kind: BTreeMap::new(),
         }
     }
+
+    /// The kind of each pair's sentence. A batch has every sentence of an
+    /// example behind each other, as [`Dataset::evaluate`] puts them.
+    ///
+    /// [`Dataset::evaluate`]: twinspan_sdk::task::Dataset::evaluate
+    fn kinds(&self, batch: &Batch) -> Result<Vec<Option<&'a str>>> {
+        let data = self.data;
+        let mut kinds = Vec::with_capacity(batch.examples.len());
+        for of_example in batch.examples.chunk_by(|a, b| a == b) {
+            let record = data.record(&self.split, of_example[0])?;
+            // Twice the same example in a row is twice all its sentences.
+            let known: Vec<_> = data.kinds(record).collect();
+            kinds.extend(known.iter().cycle().take(of_example.len()));
+        }
+        Ok(kinds)
+    }
+}
+
+/// Scores by their names.
+fn named(counts: &metrics::Scores) -> Option<Vec<(String, f64)>> {
+    let scores = counts.finish()?;
+    Some(scores.map(|(name, value)| (name.to_string(), value)).into())
 }
 
 impl Scores for ReferringScores<'_> {
@@ -48,6 +72,7 @@ impl Scores for ReferringScores<'_> {
         })?;
         let truths: BTreeMap<usize, _> = examples.into_iter().zip(truths).collect();
 
+        let kinds = self.kinds(batch)?;
         let pairs: Vec<usize> = (0..batch.examples.len()).collect();
         let counted = in_parallel(&pairs, |pair| {
             let (letterbox, truth) = &truths[&batch.examples[pair]];
@@ -59,22 +84,34 @@ impl Scores for ReferringScores<'_> {
                 got: vec![answer.len()],
             })
         })?;
-        for (intersection, union) in counted {
+        for ((intersection, union), kind) in counted.into_iter().zip(kinds) {
             self.counts.add(intersection, union);
+            if let Some(kind) = kind {
+                let of_kind = self.by_kind.entry(kind).or_default();
+                of_kind.add(intersection, union);
+            }
         }
         Ok(())
     }
 
     fn report(&self) -> Result<Report> {
-        let Some(scores) = self.counts.finish() else {
+        let Some(scores) = named(&self.counts) else {
             return Err(Error::plugin(format!(
                 "split `{}` has no scores: nothing was added",
                 self.split
             )));
         };
+        let groups = self.by_kind.iter().filter_map(|(kind, counts)| {
+            Some(Group {
+                name: kind.to_string(),
+                count: counts.sentences() as usize,
+                scores: named(counts)?,
+            })
+        });
         Ok(Report {
             count: self.counts.sentences() as usize,
-            scores: scores.map(|(name, value)| (name.to_string(), value)).into(),
+            scores,
+            groups: groups.collect(),
         })
     }
 }

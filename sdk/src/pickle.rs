@@ -1,39 +1,62 @@
 //! A reader of Python pickles that builds data and never executes anything.
 //!
-//! Owns the opcodes of protocols 0 to 5 that `torch.save` and its neighbours write, and the
-//! graph of values they describe. Calls stay calls: what they mean is `torch.rs`'s. candle's
-//! own reader is not used on foreign bytes: it indexes without checking, copies memoised values
-//! (a few hundred bytes can ask for all memory), and drops nested values recursively. Here a
-//! value is an index into one arena, so memory and time are linear in the input.
+//! Owns the opcodes of protocols 0 to 5 that `pickle.dump`, `torch.save` and their neighbours
+//! write, and the graph of values they describe. Calls stay calls: what they mean is the caller's
+//! ([`Checkpoint`](crate::checkpoint::Checkpoint) for tensors). Readers that build nested values
+//! are not used on foreign bytes: they copy memoised values (a few hundred bytes can ask for all
+//! memory) and drop nested ones recursively. Here a value is an index into one arena, so memory
+//! and time are linear in the input, and no depth overflows a stack.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
-use super::{Refused, damaged, shown};
+/// Why bytes are not a pickle that can be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("its pickle cannot be read: {problem} (before byte {at})")]
+pub struct PickleError {
+    /// What was met.
+    pub problem: String,
+    /// Bytes that had been read by then.
+    pub at: usize,
+}
 
 /// The place of a value in its [`Pickle`].
-pub(super) type Id = usize;
+pub type Id = usize;
 
-/// A value as far as weights need it.
-#[derive(Clone, Debug)]
-pub(super) enum Value<'a> {
-    /// None, a truth value, a fraction, bytes, a set: nothing that a weight is made of.
+/// A value as far as weights and annotations need it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value<'a> {
+    /// None, a truth value, bytes, a set, a whole number beyond 64 bits.
     Opaque,
+    /// A whole number.
     Int(i64),
-    Text(&'a str),
+    /// A fraction.
+    Float(f64),
+    /// Text. Python 2's byte strings are text too: in UTF-8, or else a character a byte.
+    Text(Cow<'a, str>),
+    /// A class or function by name.
     Class {
+        /// Its module.
         module: &'a str,
+        /// Its name in there.
         name: &'a str,
     },
+    /// A tuple.
     Tuple(Vec<Id>),
+    /// A list.
     List(Vec<Id>),
+    /// A dict, as its entries were written: of two with one key, Python keeps the later.
     Dict(Vec<(Id, Id)>),
     /// `callable(*args)`, not called.
     Call {
+        /// The callable's place.
         callable: Id,
+        /// The place of its arguments, a tuple.
         args: Id,
     },
     /// An object whose state is set: a module, a TorchScript object.
     Object {
+        /// The place of its class.
         class: Id,
     },
     /// A reference to something outside the pickle: a storage.
@@ -42,14 +65,17 @@ pub(super) enum Value<'a> {
 
 /// The values of one pickle.
 #[derive(Debug)]
-pub(super) struct Pickle<'a> {
+pub struct Pickle<'a> {
     values: Vec<Value<'a>>,
     root: Id,
 }
 
 impl<'a> Pickle<'a> {
-    /// Reads a pickle from its first byte to its STOP.
-    pub(super) fn read(bytes: &'a [u8]) -> Result<Self, Refused> {
+    /// Reads a pickle from its first byte to its STOP; what follows is not looked at.
+    ///
+    /// # Errors
+    /// [`PickleError`], with the place.
+    pub fn read(bytes: &'a [u8]) -> Result<Self, PickleError> {
         let mut machine = Machine {
             rest: bytes,
             values: Vec::new(),
@@ -57,11 +83,9 @@ impl<'a> Pickle<'a> {
             marks: Vec::new(),
             memo: HashMap::new(),
         };
-        let root = machine.run().map_err(|problem| {
-            let at = bytes.len() - machine.rest.len();
-            damaged(format!(
-                "its pickle cannot be read: {problem} (before byte {at})"
-            ))
+        let root = machine.run().map_err(|problem| PickleError {
+            problem,
+            at: bytes.len() - machine.rest.len(),
         })?;
         Ok(Self {
             values: machine.values,
@@ -70,17 +94,20 @@ impl<'a> Pickle<'a> {
     }
 
     /// What was pickled.
-    pub(super) fn root(&self) -> &Value<'a> {
+    pub fn root(&self) -> &Value<'a> {
         &self.values[self.root]
     }
 
     /// The place of what was pickled.
-    pub(super) fn root_id(&self) -> Id {
+    pub fn root_id(&self) -> Id {
         self.root
     }
 
     /// The value at `id`, which comes from this pickle.
-    pub(super) fn get(&self, id: Id) -> &Value<'a> {
+    ///
+    /// # Panics
+    /// If `id` comes from a longer pickle.
+    pub fn get(&self, id: Id) -> &Value<'a> {
         &self.values[id]
     }
 }
@@ -130,10 +157,13 @@ impl<'a> Machine<'a> {
                 let line = self.line()?.trim_end_matches('L');
                 self.push(line.parse().map_or(Value::Opaque, Value::Int));
             }
-            b'G' => self.push_opaque(8)?,
+            b'G' => {
+                let bytes = self.array()?;
+                self.push(Value::Float(f64::from_be_bytes(bytes)));
+            }
             b'F' => {
-                self.line()?;
-                self.push(Value::Opaque);
+                let line = self.line()?;
+                self.push(line.parse().map_or(Value::Opaque, Value::Float));
             }
             // Text.
             b'X' => self.push_text::<4>()?,
@@ -142,12 +172,12 @@ impl<'a> Machine<'a> {
             b'U' => self.push_text::<1>()?,
             b'T' => self.push_text::<4>()?,
             b'V' => {
-                let line = self.line()?;
-                self.push(Value::Text(line));
+                let line = self.byte_line()?;
+                self.push(Value::Text(escaped_unicode(line)));
             }
             b'S' => {
-                let line = self.line()?.trim_matches(['\'', '"']);
-                self.push(Value::Text(line));
+                let line = self.byte_line()?;
+                self.push(Value::Text(quoted(line)?));
             }
             // Bytes.
             b'C' => {
@@ -260,7 +290,7 @@ impl<'a> Machine<'a> {
             }
             0x93 => {
                 let (name, module) = (self.pop()?, self.pop()?);
-                let (Value::Text(module), Value::Text(name)) =
+                let (Value::Text(Cow::Borrowed(module)), Value::Text(Cow::Borrowed(name))) =
                     (&self.values[module], &self.values[name])
                 else {
                     return Err("a class without a name".into());
@@ -346,8 +376,7 @@ impl<'a> Machine<'a> {
     fn push_text<const N: usize>(&mut self) -> Step<()> {
         let length = self.length::<N>()?;
         let bytes = self.take(length)?;
-        // Python 2 wrote bytes as text; no weight's name is among those that are not UTF-8.
-        self.push(std::str::from_utf8(bytes).map_or(Value::Opaque, Value::Text));
+        self.push(Value::Text(text(bytes)));
         Ok(())
     }
 
@@ -435,6 +464,10 @@ impl<'a> Machine<'a> {
     }
 
     fn line(&mut self) -> Step<&'a str> {
+        std::str::from_utf8(self.byte_line()?).map_err(|_| "a name is not UTF-8".into())
+    }
+
+    fn byte_line(&mut self) -> Step<&'a [u8]> {
         let end = self
             .rest
             .iter()
@@ -442,15 +475,117 @@ impl<'a> Machine<'a> {
             .ok_or("it ends early")?;
         let line = self.take(end)?;
         self.skip(1)?;
-        std::str::from_utf8(line.strip_suffix(b"\r").unwrap_or(line))
-            .map_err(|_| "a name is not UTF-8".into())
+        Ok(line.strip_suffix(b"\r").unwrap_or(line))
     }
 
     fn slot(&mut self) -> Step<u32> {
         let line = self.line()?;
-        line.parse()
-            .map_err(|_| format!("`{}` is no memo slot", shown(line)))
+        line.parse().map_err(|_| {
+            format!(
+                "`{}` is no memo slot",
+                line.escape_debug().take(40).collect::<String>()
+            )
+        })
     }
+}
+
+/// Text of bytes: UTF-8, or else a character a byte, which is what Python 2 had.
+fn text(bytes: &[u8]) -> Cow<'_, str> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Cow::Borrowed(text),
+        Err(_) => Cow::Owned(bytes.iter().copied().map(char::from).collect()),
+    }
+}
+
+/// A byte string as Python's `repr` writes it, quotes and escapes.
+fn quoted(line: &[u8]) -> Step<Cow<'_, str>> {
+    let inside = match line {
+        [b'\'', inside @ .., b'\''] | [b'"', inside @ .., b'"'] => inside,
+        _ => return Err("a string without its quotes".into()),
+    };
+    if !inside.contains(&b'\\') {
+        return Ok(text(inside));
+    }
+    let mut bytes = Vec::with_capacity(inside.len());
+    let mut rest = inside;
+    while let [first, after @ ..] = rest {
+        rest = after;
+        if *first != b'\\' {
+            bytes.push(*first);
+            continue;
+        }
+        let [letter, after @ ..] = rest else {
+            return Err("a string ends in an escape".into());
+        };
+        rest = after;
+        let byte = match letter {
+            b'n' => b'\n',
+            b'r' => b'\r',
+            b't' => b'\t',
+            b'a' => 0x07,
+            b'b' => 0x08,
+            b'v' => 0x0b,
+            b'f' => 0x0c,
+            b'x' => match hex(rest, 2).and_then(|code| u8::try_from(code).ok()) {
+                Some(byte) => {
+                    rest = &rest[2..];
+                    byte
+                }
+                None => return Err("a string with a broken \\x".into()),
+            },
+            b'\\' | b'\'' | b'"' => *letter,
+            other => {
+                bytes.push(b'\\');
+                *other
+            }
+        };
+        bytes.push(byte);
+    }
+    Ok(Cow::Owned(text(&bytes).into_owned()))
+}
+
+/// Python's `raw-unicode-escape`: a character a byte, others as `\uXXXX` or `\UXXXXXXXX`.
+fn escaped_unicode(line: &[u8]) -> Cow<'_, str> {
+    if line.is_ascii() && !line.contains(&b'\\') {
+        return text(line);
+    }
+    let mut units = Vec::with_capacity(line.len());
+    let mut rest = line;
+    while let [first, after @ ..] = rest {
+        rest = after;
+        let digits = match (first, after) {
+            (b'\\', [b'u', ..]) => 4,
+            (b'\\', [b'U', ..]) => 8,
+            _ => 0,
+        };
+        let code = match digits {
+            0 => None,
+            _ => hex(&after[1..], digits),
+        };
+        match code {
+            // Pairs of surrogates are what a narrow Python 2 writes.
+            Some(code) if u16::try_from(code).is_ok() => units.push(code as u16),
+            Some(code) => {
+                let letter = char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER);
+                units.extend_from_slice(letter.encode_utf16(&mut [0; 2]));
+            }
+            None => {
+                units.push(u16::from(*first));
+                continue;
+            }
+        }
+        rest = &after[1 + digits..];
+    }
+    Cow::Owned(String::from_utf16_lossy(&units))
+}
+
+/// The number that the first `digits` bytes write in base 16.
+fn hex(bytes: &[u8], digits: usize) -> Option<u32> {
+    let digits = bytes.get(..digits)?;
+    if !digits.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
 /// A number of at most eight bytes.
@@ -469,4 +604,54 @@ fn pairs(items: Vec<Id>) -> Step<Vec<(Id, Id)>> {
         .chunks_exact(2)
         .map(|pair| (pair[0], pair[1]))
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(bytes: &[u8]) -> Result<Value<'_>, PickleError> {
+        Pickle::read(bytes).map(|pickle| pickle.root().clone())
+    }
+
+    #[test]
+    fn protocol_0_strings_lose_their_quotes_and_escapes() {
+        for (bytes, expected) in [
+            (&b"S'it\\'s'\n."[..], "it's"),
+            (b"S\"a 'dog'\"\n.", "a 'dog'"),
+            (b"S'tab\\there\\\\'\n.", "tab\there\\"),
+            (b"S'caf\\xc3\\xa9'\n.", "caf\u{e9}"),
+            (b"S'caf\\xe9'\n.", "caf\u{e9}"),
+            (b"Vcaf\xe9\n.", "caf\u{e9}"),
+            (
+                b"V\\u5f62 \\U0001f408 \\ud83d\\udc08\n.",
+                "\u{5f62} \u{1f408} \u{1f408}",
+            ),
+            (b"V\\u12 \\x\n.", "\\u12 \\x"),
+            (b"U\x04caf\xe9.", "caf\u{e9}"),
+        ] {
+            assert_eq!(read(bytes), Ok(Value::Text(expected.into())), "{bytes:?}");
+        }
+        for bytes in [
+            &b"S'open\n."[..],
+            b"Sbare\n.",
+            b"S'\n.",
+            b"S'\\xZZ'\n.",
+            b"S'\\'\n.",
+        ] {
+            assert!(read(bytes).is_err(), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn fractions_are_read_in_both_forms() {
+        assert_eq!(read(b"F1.5\n."), Ok(Value::Float(1.5)));
+        assert_eq!(read(b"G\x3f\xf8\0\0\0\0\0\0."), Ok(Value::Float(1.5)));
+    }
+
+    #[test]
+    fn a_deep_pickle_overflows_nothing() {
+        let deep = [&b"N"[..], &[0x85; 1_000_000], b"."].concat();
+        assert!(matches!(read(&deep), Ok(Value::Tuple(items)) if items.len() == 1));
+    }
 }

@@ -1,0 +1,109 @@
+(l(dS'ref_id'
+I1
+sS'ann_id'
+I11
+sS'category_id'
+I1
+sS'file_name'
+S'COCO_train2014_000000000007_11.jpg'
+sS'image_id'
+I7
+sS'sent_ids'
+(lI1
+aI2
+asS'split'
+S'train'
+sS'sentences'
+(l(dS'raw'
+S'THE LEFT THING'
+sS'sent'
+S'the left thing'
+sS'sent_id'
+I1
+sS'tokens'
+(lS'the'
+aS'left'
+aS'thing'
+asa(dS'raw'
+VIT'S CAFÉ \u5f62
+sS'sent'
+Vit's café \u5f62
+sS'sent_id'
+I2
+sS'tokens'
+(lS"it's"
+aVcafé
+aV\u5f62
+asasa(dS'ref_id'
+I2
+sS'ann_id'
+I12
+sS'category_id'
+I1
+sS'file_name'
+S'COCO_train2014_000000000007_12.jpg'
+sS'image_id'
+I7
+sS'sent_ids'
+(lI3
+asS'split'
+S'train'
+sS'sentences'
+(l(dS'raw'
+S'THE CROWD'
+sS'sent'
+S'the crowd'
+sS'sent_id'
+I3
+sS'tokens'
+(lS'the'
+aS'crowd'
+asasa(dS'ref_id'
+I3
+sS'ann_id'
+I13
+sS'category_id'
+I1
+sS'file_name'
+S'COCO_train2014_000000000008_13.jpg'
+sS'image_id'
+I8
+sS'sent_ids'
+(lI4
+asS'split'
+S'testA'
+sS'sentences'
+(l(dS'raw'
+S'TWO PARTS'
+sS'sent'
+S'two parts'
+sS'sent_id'
+I4
+sS'tokens'
+(lS'two'
+aS'parts'
+asasa(dS'ref_id'
+I4
+sS'ann_id'
+I11
+sS'category_id'
+I1
+sS'file_name'
+S'COCO_train2014_000000000007_11.jpg'
+sS'image_id'
+I7
+sS'sent_ids'
+(lI5
+asS'split'
+S'val'
+sS'sentences'
+(l(dS'raw'
+S'THAT ONE'
+sS'sent'
+S'that one'
+sS'sent_id'
+I5
+sS'tokens'
+(lS'that'
+aS'one'
+asasa.
