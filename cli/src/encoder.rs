@@ -15,7 +15,7 @@ use crate::sdk::recipe::{Recipe, TrainOptions, WeightsChoice};
 use crate::sdk::registry::Configured;
 use crate::sdk::site::{At, Tap, Tower};
 use crate::sdk::stream::{Form, Stream};
-use crate::sdk::task::{Batch, Dataset, Head, Kit, Task};
+use crate::sdk::task::{Batch, DataSource, Dataset, Head, Kit, Task};
 use crate::sdk::topology::Topology;
 use crate::sdk::tuned::{Compute, Inputs, Tuned};
 use crate::sdk::{Error, Result, weights};
@@ -285,11 +285,8 @@ impl Task for Looking {
         0
     }
 
-    fn open(&self, file: &std::path::Path, _: Kit) -> Result<std::sync::Arc<dyn Dataset>> {
-        Err(Error::wrong_use(format!(
-            "{}: an encoder without a task has no data",
-            file.display()
-        )))
+    fn open(&self, _: &DataSource, _: Kit) -> Result<std::sync::Arc<dyn Dataset>> {
+        Err(Error::wrong_use("an encoder without a task has no data"))
     }
 }
 

@@ -37,9 +37,10 @@ use crate::{artifact, ops, weights};
 const REORDERED: f64 = 1e-9;
 /// How far parameters are moved from their start.
 const AWAY: Init = Init::Normal(0.1);
-/// Steps that must lower the loss, and their rate.
+/// Steps that must lower the loss, and their rate: small, so that steps follow the slope and do
+/// not leap over the valley, whatever the backbone's scale.
 const STEPS: usize = 10;
-const RATE: f64 = 1e-2;
+const RATE: f64 = 1e-4;
 /// Sentences of several lengths.
 const SENTENCES: [&str; 3] = ["a red disc", "it", "the square on the left"];
 const PICTURES: usize = 2;
