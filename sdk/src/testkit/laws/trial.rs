@@ -235,6 +235,8 @@ impl Trial {
             .map(|off| format!("over folded weights, features differ by {off}")))
     }
 
+    /// The head stands still. The loss is that of training, with one draw of dropout: running
+    /// statistics, which predictions use, follow the batches and not the slope.
     fn learning(&self) -> Result<Option<String>> {
         let mut tuned = self.fresh()?;
         let still = GroupOptions {
@@ -247,9 +249,8 @@ impl Trial {
             ..TrainOptions::default()
         };
         let loss = |tuned: &Tuned| -> Result<f64> {
-            Ok(tuned
-                .loss(&self.batch, &mut Pass::predict())?
-                .to_scalar::<f64>()?)
+            let loss = tuned.loss(&self.batch, &mut Pass::train(1))?;
+            Ok(loss.to_scalar::<f64>()?)
         };
         let before = loss(&tuned)?;
         let mut trainer = Trainer::new(&mut tuned, &options, STEPS)?;
