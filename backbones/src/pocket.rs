@@ -3,7 +3,8 @@
 //!
 //! Owns its sizes, its stem and its weights. The transformers are CLIP's
 //! ([`clip`](crate::clip)); the stem of convolutions in front of the patches is that of Xiao et
-//! al. (arXiv 2106.14881), which a transformer of this size needs to see outlines. The weights
+//! al. (arXiv 2106.14881), which a transformer of this size needs to see outlines. A picture's vector is the mean of its
+//! patches in the joint space, not the class token, so that every patch lies there too. The weights
 //! and the merges were trained by `examples/pretrain_pocket` on made-up scenes with captions of
 //! the whole scene, by CLIP's loss; it never saw a mask or a sentence that means one thing.
 //!
@@ -217,7 +218,9 @@ impl Encoder for Vision {
         self.tower.features(stream, hooks, pass)
     }
 
+    /// The mean of the dense features.
     fn pooled(&self, stream: &Stream, hooks: &PlaceHooks, pass: &mut Pass) -> Result<Tensor> {
-        self.tower.pooled(stream, hooks, pass)
+        let dense = self.tower.features(stream, hooks, pass)?;
+        Ok(dense.data.mean(1)?)
     }
 }

@@ -13,6 +13,8 @@ mod model;
 mod plan;
 mod progress;
 mod segment;
+mod signals;
+mod synth;
 mod train;
 
 use std::path::PathBuf;
@@ -36,8 +38,11 @@ pub struct Program {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Go the whole way on made-up pictures: train, score, show; nothing is downloaded
+    /// Train a Bridger beside the built-in encoder and the head alone on made-up scenes, compare
+    /// and show them; nothing is downloaded
     Demo(DemoArgs),
+    /// Write made-up scenes as a data set in RefCOCO's layout
+    Synth(SynthArgs),
     /// List the plugins that are linked
     List {
         /// Only one kind
@@ -69,7 +74,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Train a recipe on data and write a model folder
+    /// Train a recipe on data and write a run folder, which is also a model folder
+    #[command(after_help = TRAIN_HELP)]
     Train(TrainArgs),
     /// Score a model on a split of data
     Eval(EvalArgs),
@@ -103,16 +109,56 @@ enum Kind {
 /// `twinspan demo`.
 #[derive(Args)]
 struct DemoArgs {
-    /// The folder for scenes, model and contact sheet, made if need be
+    /// The folder for scenes, models, pictures and page, made if need be
     #[arg(long, default_value = "demo")]
     out: PathBuf,
     /// Seed of scenes, starts and order
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(..=MOST_SEED))]
     seed: u64,
-    /// Optimiser steps, in place of the recipe's
+    /// Do it for so many seeds, one after the other, from --seed on
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    seeds: u64,
+    /// Optimiser steps of each side, in place of the recipe's
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     steps: Option<u64>,
 }
+
+/// A recipe holds seeds as TOML's integers; a thousand seeds may follow the first.
+const MOST_SEED: u64 = i64::MAX as u64 - 1000;
+
+/// `twinspan synth`.
+#[derive(Args)]
+struct SynthArgs {
+    /// The folder to write: images/, scenes/instances.json, scenes/refs(synth).p
+    #[arg(long)]
+    out: PathBuf,
+    /// Scenes: of ten in a row eight train, one validates, one tests
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    images: u64,
+    /// Seed of everything in them
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Side of the pictures in pixels
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(32..=4096))]
+    size: u32,
+}
+
+const TRAIN_HELP: &str = "\
+The run folder holds recipe.toml, events.jsonl and the same for TensorBoard, last/ (the last saved \
+model with what --resume needs) and, with evaluations, best/ (the model of the best one). --model \
+takes the folder itself for its best or else its last model.
+
+Options of a run, in [train] of the recipe or by --set train.KEY=VALUE:
+  evaluate_split  split to score while training and at the end; none if empty
+  evaluate_every  steps between evaluations; 0: at the end only
+  metric          score that says which is best, the higher the better; the task's first if empty
+  patience        evaluations without a better one before training stops; 0: never
+  save_every      steps between saves of last/; 0: after evaluations and at the end [200]
+  ema             decay of an average that is scored and saved in place of what trains; 0: none
+  workers         threads that load ahead of the step; the results do not depend on it [1]
+
+Ctrl-C or SIGTERM finishes the step, saves last/ and exits with 130 or 143; a second one exits at \
+once. After a kill, --resume goes on from the last save.";
 
 /// `twinspan train`.
 #[derive(Args)]
@@ -121,9 +167,15 @@ struct TrainArgs {
     recipe: PathBuf,
     #[command(flatten)]
     data: DataArgs,
-    /// The model folder to write
+    /// The run folder to write; one that holds a model or a run needs --resume or --overwrite
     #[arg(long)]
     out: PathBuf,
+    /// Go on with the run in --out, bit for bit as if it had not stopped; start one where nothing was saved
+    #[arg(long, conflicts_with = "overwrite")]
+    resume: bool,
+    /// Replace the model or run in --out, once the new run saves for the first time
+    #[arg(long)]
+    overwrite: bool,
     /// Adapters in place of the recipe's: NAME[OPTION=VALUE, …]@SITES, several joined by +,
     /// as in "lora[rank=8]@text.query + bridger[dim=64]"
     #[arg(long, value_name = "EXPRESSION")]
@@ -253,6 +305,7 @@ impl Program {
     pub fn run(self) -> Result<(), Failure> {
         match self.command {
             Command::Demo(args) => demo::run(&args),
+            Command::Synth(args) => synth::run(&args),
             Command::List { kind, json } => list::run(kind, json),
             Command::Describe { name, json } => describe::run(&name, json),
             Command::Plan {

@@ -1,165 +1,244 @@
-//! Made-up pictures: coloured shapes on a shaded ground, each with a sentence that names it alone.
+//! Made-up scenes: shapes on a textured ground, with sentences of several kinds that each mean
+//! one of them.
 //!
-//! Owns the drawing and the data file of the demonstration. Everything is a function of the seed.
+//! Owns what is in a scene and where ([`Scene::new`]); what it looks like is in [`draw`], what is
+//! said of it in [`language`], the data set on disk in [`files`]. Everything is a function of
+//! the seed and the scene's number: no state, no thread, no order.
 
-use std::path::Path;
+pub mod draw;
+pub mod files;
+pub mod language;
 
-use image::{Rgb, RgbImage};
-use twinspan_sdk::{Error, Result, random};
-use twinspan_tasks::jsonl::{Record, Region, write};
-use twinspan_tasks::picture::{save_mask, save_picture};
+use serde::Serialize;
+use twinspan_sdk::random;
 
-const COLOURS: [(&str, [u8; 3]); 4] = [
-    ("red", [208, 52, 58]),
-    ("green", [64, 158, 82]),
-    ("blue", [58, 98, 190]),
-    ("yellow", [226, 186, 64]),
-];
-const SHAPES: [&str; 3] = ["square", "disc", "triangle"];
+/// Side of a scene in pixels unless one is asked for; the pocket encoder's input.
+pub const SIDE: u32 = 128;
 
-/// Shapes stand in the cells of a board of this side.
-const BOARD: u32 = 2;
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident = $word:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+        #[serde(rename_all = "kebab-case")]
+        pub enum $name { $(#[doc = $word] $variant,)* }
 
-/// One shape of a scene.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Thing {
-    /// What only this shape of the scene is called: "the red disc".
-    pub sentence: String,
-    kind: usize,
-    colour: [u8; 3],
-    centre: (f64, f64),
-    radius: f64,
+        impl $name {
+            /// Every value, in order.
+            pub const ALL: &'static [$name] = &[$($name::$variant),*];
+
+            /// The word for it in sentences.
+            pub fn word(self) -> &'static str {
+                match self { $($name::$variant => $word),* }
+            }
+        }
+    };
 }
 
-/// A scene: its shapes, and the noise of its ground.
-#[derive(Clone, Debug, PartialEq)]
+words! {
+    /// What a thing is.
+    Shape { Circle = "circle", Square = "square", Triangle = "triangle", Star = "star", Ring = "ring", Cross = "cross", }
+}
+words! {
+    /// A thing's colour.
+    Colour { Red = "red", Orange = "orange", Yellow = "yellow", Green = "green", Blue = "blue", Purple = "purple", White = "white", Black = "black", }
+}
+words! {
+    /// What a thing's surface is like.
+    Material { Plain = "plain", Striped = "striped", Dotted = "dotted", Checkered = "checkered", }
+}
+words! {
+    /// How large a thing is. Two sizes differ by a quarter at least.
+    Size { Small = "small", Medium = "medium", Large = "large", }
+}
+words! {
+    /// What the ground is like.
+    Ground { Smooth = "smooth", Cloudy = "cloudy", Striped = "striped", Checkered = "checkered", Dotted = "dotted", }
+}
+
+impl Size {
+    /// The smallest and the largest radius, as parts of the scene's side.
+    pub fn radii(self) -> (f64, f64) {
+        match self {
+            Size::Small => (0.075, 0.09),
+            Size::Medium => (0.115, 0.135),
+            Size::Large => (0.17, 0.20),
+        }
+    }
+}
+
+/// One thing of a scene.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Thing {
+    /// What it is.
+    pub shape: Shape,
+    /// Its colour.
+    pub colour: Colour,
+    /// Its surface.
+    pub material: Material,
+    /// Its size.
+    pub size: Size,
+    /// Its middle, x to the right and y down, as parts of the scene's side.
+    pub centre: (f64, f64),
+    /// Its radius, as a part of the scene's side.
+    pub radius: f64,
+    /// How far it is turned, in radians.
+    pub turn: f64,
+    /// The part of it that is to be seen: 1 unless another stands in front.
+    pub visible: f64,
+    /// The thing in front of it.
+    pub hidden_by: Option<usize>,
+}
+
+/// A scene. Of two things that overlap, the later one is in front.
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Scene {
     /// Side in pixels.
-    pub size: u32,
-    /// The shapes; no two have one sentence.
+    pub side: u32,
+    /// What the ground is like.
+    pub ground: Ground,
+    /// What stands on it.
     pub things: Vec<Thing>,
     key: u64,
 }
 
+/// A thing that is seen less than this is partly hidden; one that is not is seen whole.
+pub const PARTLY: f64 = 0.85;
+/// How much of a partly hidden thing is seen.
+const SEEN: std::ops::Range<f64> = 0.45..0.8;
+/// Between things that do not overlap, and at the edge, as a part of the side.
+const GAP: f64 = 0.02;
+
+/// Draws in order from one key.
+pub(crate) struct Draw {
+    key: u64,
+    next: u64,
+}
+
+impl Draw {
+    pub fn new(key: u64) -> Self {
+        Self { key, next: 0 }
+    }
+
+    /// In [0, 1).
+    pub fn part(&mut self) -> f64 {
+        self.next += 1;
+        random::uniform(self.key, self.next)
+    }
+
+    /// In `[low, high)`.
+    pub fn within(&mut self, (low, high): (f64, f64)) -> f64 {
+        low + (high - low) * self.part()
+    }
+
+    /// From 0 to `n` - 1.
+    pub fn below(&mut self, n: usize) -> usize {
+        ((self.part() * n as f64) as usize).min(n.saturating_sub(1))
+    }
+
+    /// One of `all`.
+    pub fn of<T: Copy>(&mut self, all: &[T]) -> T {
+        all[self.below(all.len())]
+    }
+
+    /// Whether something of this chance comes true.
+    pub fn chance(&mut self, chance: f64) -> bool {
+        self.part() < chance
+    }
+
+    /// `all` in another order.
+    pub fn shuffled<T: Clone>(&mut self, all: &[T]) -> Vec<T> {
+        self.next += 1;
+        let order = random::permutation(random::mix(self.key, self.next), all.len());
+        order.into_iter().map(|i| all[i].clone()).collect()
+    }
+}
+
 impl Scene {
-    /// Scene `number` of a seed.
-    pub fn new(seed: u64, number: u64, size: u32) -> Self {
+    /// Scene `number` of a seed, `side` pixels wide and high; scenes of different numbers differ.
+    ///
+    /// Three to six things, of few shapes and colours so that one word seldom tells them apart;
+    /// in half of the scenes one is partly hidden behind another.
+    pub fn new(seed: u64, number: u64, side: u32) -> Self {
         let key = random::mix(random::key(seed, "scenes"), number);
-        let draw = |i: u64| random::uniform(key, i);
-        let cell = f64::from(size) / f64::from(BOARD);
-        let kinds = random::permutation(random::mix(key, 1), COLOURS.len() * SHAPES.len());
-        let things = (0..BOARD * BOARD)
-            .zip(kinds)
-            .map(|(place, kind)| {
-                let at = |side: u32, i: u64| {
-                    cell * (f64::from(side) + 0.5 + 0.16 * (2.0 * draw(i) - 1.0))
-                };
-                let i = 8 * u64::from(place) + 64;
-                let (name, colour) = COLOURS[kind % COLOURS.len()];
-                let shape = kind / COLOURS.len();
-                Thing {
-                    sentence: format!("the {name} {}", SHAPES[shape]),
-                    kind: shape,
-                    colour,
-                    centre: (at(place % BOARD, i), at(place / BOARD, i + 1)),
-                    radius: cell * (0.24 + 0.08 * draw(i + 2)),
-                }
-            })
-            .collect();
-        Self { size, things, key }
-    }
-
-    /// The picture.
-    pub fn picture(&self) -> RgbImage {
-        let slope = random::uniform(self.key, 2) * 40.0;
-        RgbImage::from_fn(self.size, self.size, |x, y| {
-            let draw = random::uniform(self.key, 1000 + u64::from(y * self.size + x));
-            // A few levels only: finer noise doubles the size of every file and teaches nothing.
-            let noise = (draw * 5.0).floor() * 5.0;
-            let ground = 96.0 + slope * f64::from(x + y) / f64::from(self.size) + noise;
-            let thing = self.things.iter().find(|t| t.covers(x, y));
-            match thing {
-                Some(t) => Rgb(t
-                    .colour
-                    .map(|c| (f64::from(c) + noise - 10.0).clamp(0.0, 255.0) as u8)),
-                None => Rgb([ground as u8; 3]),
+        let mut draw = Draw::new(random::mix(key, 1));
+        let shapes = &draw.shuffled(Shape::ALL)[..3];
+        let colours = &draw.shuffled(Colour::ALL)[..3];
+        let materials = &draw.shuffled(Material::ALL)[..2];
+        let wanted = 3 + draw.below(4);
+        let occlusion = draw.chance(0.5);
+        let mut things: Vec<Thing> = Vec::new();
+        // A crowded scene stays smaller than it was wanted.
+        for _ in 0..200 {
+            if things.len() == wanted {
+                break;
             }
-        })
-    }
-
-    /// Where `thing` is, row by row.
-    pub fn mask(&self, thing: &Thing) -> Vec<bool> {
-        let pixels = (0..self.size).flat_map(|y| (0..self.size).map(move |x| (x, y)));
-        pixels.map(|(x, y)| thing.covers(x, y)).collect()
+            let hides = occlusion && things.len() + 1 == wanted;
+            let mut thing = Thing::draw(&mut draw, shapes, colours, materials);
+            if hides {
+                let behind = draw.below(things.len());
+                let other = &things[behind];
+                let angle = draw.within((0.0, std::f64::consts::TAU));
+                let apart = (other.radius + thing.radius) * draw.within((0.45, 0.85));
+                thing.centre = (
+                    other.centre.0 + apart * angle.cos(),
+                    other.centre.1 + apart * angle.sin(),
+                );
+                let fits = thing.inside()
+                    && things
+                        .iter()
+                        .enumerate()
+                        .all(|(i, t)| i == behind || thing.apart(t));
+                let seen = draw::seen(other, &thing);
+                if fits && SEEN.contains(&seen) {
+                    things[behind].visible = seen;
+                    things[behind].hidden_by = Some(things.len());
+                    things.push(thing);
+                }
+            } else if thing.inside() && things.iter().all(|t| thing.apart(t)) {
+                things.push(thing);
+            }
+        }
+        Self {
+            side,
+            ground: draw.of(Ground::ALL),
+            things,
+            key,
+        }
     }
 }
 
 impl Thing {
-    fn covers(&self, x: u32, y: u32) -> bool {
-        let (dx, dy) = (f64::from(x) - self.centre.0, f64::from(y) - self.centre.1);
-        let r = self.radius;
-        match self.kind {
-            0 => dx.abs() <= 0.85 * r && dy.abs() <= 0.85 * r,
-            1 => dx * dx + dy * dy <= r * r,
-            _ => dy <= 0.7 * r && dx.abs() <= 0.55 * (dy + 0.9 * r),
-        }
-    }
-}
-
-/// Writes `train` and `held-out` scenes as PNG files and a JSONL file into `folder`.
-///
-/// # Errors
-/// The folder cannot be written.
-pub fn write_data(folder: &Path, seed: u64, train: u64, held_out: u64, size: u32) -> Result<()> {
-    std::fs::create_dir_all(folder)
-        .map_err(|e| Error::plugin(format!("{}: {e}", folder.display())))?;
-    let mut records = Vec::new();
-    for number in 0..train + held_out {
-        let scene = Scene::new(seed, number, size);
-        let image = folder.join(format!("{number:03}.png"));
-        save_picture(&image, &scene.picture()).map_err(Error::plugin)?;
-        for (i, thing) in scene.things.iter().enumerate() {
-            let mask = folder.join(format!("{number:03}.{i}.mask.png"));
-            save_mask(&mask, size, size, &scene.mask(thing)).map_err(Error::plugin)?;
-            records.push(Record {
-                image: image.clone(),
-                region: Region::Mask(mask),
-                sentences: vec![thing.sentence.clone().into()],
-                split: if number < train { "train" } else { "held-out" }.into(),
-            });
-        }
-    }
-    write(folder.join("scenes.jsonl"), &records).map_err(Error::plugin)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_sentence_names_one_visible_shape() {
-        for number in 0..50 {
-            let scene = Scene::new(3, number, 96);
-            let mut taken = vec![false; 96 * 96];
-            for thing in &scene.things {
-                let named = scene.things.iter().filter(|t| t.sentence == thing.sentence);
-                assert_eq!(named.count(), 1);
-                let mask = scene.mask(thing);
-                assert!(mask.iter().filter(|m| **m).count() > 96);
-                for (taken, here) in taken.iter_mut().zip(mask) {
-                    assert!(!(*taken && here), "two shapes overlap");
-                    *taken |= here;
-                }
-            }
+    fn draw(draw: &mut Draw, shapes: &[Shape], colours: &[Colour], materials: &[Material]) -> Self {
+        let size = draw.of(Size::ALL);
+        Self {
+            shape: draw.of(shapes),
+            colour: draw.of(colours),
+            material: draw.of(materials),
+            size,
+            centre: (draw.part(), draw.part()),
+            radius: draw.within(size.radii()),
+            turn: draw.within((-0.3, 0.3)),
+            visible: 1.0,
+            hidden_by: None,
         }
     }
 
-    #[test]
-    fn a_scene_is_a_function_of_its_seed() {
-        assert_eq!(Scene::new(1, 2, 64), Scene::new(1, 2, 64));
-        assert_ne!(
-            Scene::new(1, 2, 64).picture(),
-            Scene::new(2, 2, 64).picture()
-        );
+    fn inside(&self) -> bool {
+        let range = self.radius + GAP..=1.0 - self.radius - GAP;
+        range.contains(&self.centre.0) && range.contains(&self.centre.1)
+    }
+
+    fn apart(&self, other: &Thing) -> bool {
+        self.distance(other) > self.radius + other.radius + GAP
+    }
+
+    /// Between the middles of two things.
+    pub fn distance(&self, other: &Thing) -> f64 {
+        (self.centre.0 - other.centre.0).hypot(self.centre.1 - other.centre.1)
+    }
+
+    /// Whether another stands in front.
+    pub fn partly_hidden(&self) -> bool {
+        self.visible < PARTLY
     }
 }

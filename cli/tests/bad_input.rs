@@ -39,6 +39,7 @@ impl Bench {
 
     fn train(&self, settings: &[&str]) -> Said {
         let mut arguments = vec!["train".into(), self.path("recipe.toml").into()];
+        arguments.push("--overwrite".into());
         let paths = [("--data", "data.jsonl"), ("--out", "model")];
         for (flag, name) in paths {
             arguments.extend([flag.into(), self.path(name).into()]);

@@ -176,7 +176,7 @@ fn missing_pictures_are_all_named_before_training() {
     let before = names(bench.0.path());
     let said = bench.train("coco", "model", &NAMED);
     assert!(!said.stderr.contains("training"), "{said:?}");
-    insta::assert_snapshot!(bench.message(said, 1), @"");
+    insta::assert_snapshot!(bench.message(said, 1), @"coco/refcoco+/refs(unc).p: names 2 pictures that are in none of coco/images, coco/images/train2014, coco/images/mscoco/images/train2014, coco/train2014, coco/coco/train2014, coco, coco/images/refcoco+, coco/refcoco+/images, coco/refcoco+: refcoco+/000000000002.png (image 2), refcoco+/000000000004.png (image 4)");
     assert_eq!(names(bench.0.path()), before);
 }
 
@@ -189,12 +189,12 @@ fn wrong_use_is_told_with_the_choices() {
         fs::copy(bench.path("coco/refcoco+/refs(unc).p"), bench.path(&to)).unwrap();
     }
     let refusal = |more: &[&str]| bench.message(bench.train("coco", "model", more), 2);
-    insta::assert_snapshot!(refusal(&[]), @"");
-    insta::assert_snapshot!(refusal(&["--dataset", "refcoc+"]), @"");
-    insta::assert_snapshot!(refusal(&["--dataset", "refcocog"]), @"");
-    insta::assert_snapshot!(refusal(&["--dataset", "refcocog", "--split-by", "unc"]), @"");
+    insta::assert_snapshot!(refusal(&[]), @"coco: has several data sets: refcoco+, refcocog; say which with --dataset");
+    insta::assert_snapshot!(refusal(&["--dataset", "refcoc+"]), @"coco: has no data set `refcoc+` (did you mean `refcoco+`?); there are: refcoco+, refcocog");
+    insta::assert_snapshot!(refusal(&["--dataset", "refcocog"]), @"coco/refcocog: has several divisions into splits: google, umd; say which with --split-by");
+    insta::assert_snapshot!(refusal(&["--dataset", "refcocog", "--split-by", "unc"]), @"coco/refcocog: has no division into splits `unc`; there are: google, umd");
     let said = bench.train("data.jsonl", "model", &["--dataset", "refcoco+"]);
-    insta::assert_snapshot!(bench.message(said, 2), @"");
+    insta::assert_snapshot!(bench.message(said, 2), @"data.jsonl: is a file, which holds one data set; `dataset` (refcoco+) is for folders of the RefCOCO family");
     let said = bench.train("data.jsonl", "model", &["--split-by", "unc"]);
     has(&bench.message(said, 2), &["data.jsonl", "`split-by` (unc)"]);
     let message = bench.message(bench.train("absent", "model", &NAMED), 1);
@@ -211,12 +211,12 @@ fn a_conversion_that_cannot_be_is_told_and_leaves_nothing() {
         assert_eq!(names(bench.0.path()), before);
         message
     };
-    insta::assert_snapshot!(refusal("data.jsonl", "other", &[]), @"");
-    insta::assert_snapshot!(refusal("data.jsonl", "recipe.toml", &NAMED), @"");
-    insta::assert_snapshot!(refusal("coco", "coco", &NAMED), @"");
-    insta::assert_snapshot!(refusal("data.jsonl", "other", &["--dataset", "a/b", "--split-by", "unc"]), @"");
+    insta::assert_snapshot!(refusal("data.jsonl", "other", &[]), @"a JSONL file is converted to a folder of the RefCOCO family: name the data set with --dataset and the division with --split-by");
+    insta::assert_snapshot!(refusal("data.jsonl", "recipe.toml", &NAMED), @"--out recipe.toml is a file; a JSONL file is converted to a folder");
+    insta::assert_snapshot!(refusal("coco", "coco", &NAMED), @"--out coco is a folder; a folder of the RefCOCO family is converted to a JSONL file: give it a name");
+    insta::assert_snapshot!(refusal("data.jsonl", "other", &["--dataset", "a/b", "--split-by", "unc"]), @"`a/b` is no name for a data set: take letters, digits, `+`, `-`, `_` and `.`, the last not in front");
     write(&bench.path("coco/refcoco+"), "notes.txt", "mine");
-    insta::assert_snapshot!(refusal("data.jsonl", "coco", &NAMED), @"");
+    insta::assert_snapshot!(refusal("data.jsonl", "coco", &NAMED), @"coco/refcoco+: holds notes.txt, which would be lost; choose another name for the data set, or remove the folder");
     let message = bench.message(bench.convert("absent.jsonl", "other", &[]), 1);
     has(&message, &["absent.jsonl: cannot be read"]);
 }

@@ -33,6 +33,7 @@ impl Bench {
 
     fn train(&self, recipe: &str, out: &str, settings: &[&str]) -> Said {
         let mut arguments = vec!["train".into(), self.path(recipe).into()];
+        arguments.push("--overwrite".into());
         for (flag, name) in [("--data", "data.jsonl"), ("--out", out)] {
             arguments.extend([flag.into(), self.path(name).into()]);
         }
@@ -45,7 +46,7 @@ impl Bench {
     /// The bytes that a training gives.
     fn trained(&self, recipe: &str, out: &str, settings: &[&str]) -> Vec<u8> {
         self.train(recipe, out, settings).results();
-        fs::read(self.path(out).join("tuned.safetensors")).unwrap()
+        fs::read(self.path(out).join("last/tuned.safetensors")).unwrap()
     }
 
     fn eval(&self, more: &[&str]) -> Said {
@@ -83,9 +84,19 @@ fn a_trained_model_has_its_folder_scores_and_masks() {
     assert_eq!(
         names(&bench.path("model")),
         [
+            "events.jsonl",
+            "events.out.tfevents.0.twinspan",
+            "last",
+            "recipe.toml"
+        ]
+    );
+    assert_eq!(
+        names(&bench.path("model/last")),
+        [
             "README.md",
             "metrics.json",
             "recipe.toml",
+            "state.safetensors",
             "tuned.safetensors"
         ]
     );
@@ -105,11 +116,11 @@ fn a_trained_model_has_its_folder_scores_and_masks() {
             "global = true",
         ],
     );
-    let metrics = fs::read_to_string(bench.path("model/metrics.json")).unwrap();
+    let metrics = fs::read_to_string(bench.path("model/last/metrics.json")).unwrap();
     let metrics: serde_json::Value = serde_json::from_str(&metrics).unwrap();
     assert_eq!(metrics["steps"], 4);
     assert!(metrics["loss"].as_f64().unwrap() > 0.0);
-    let card = fs::read_to_string(bench.path("model/README.md")).unwrap();
+    let card = fs::read_to_string(bench.path("model/last/README.md")).unwrap();
     has(&card, &["`clip`", "`bridger`", "`lora`", "`head`", "loss"]);
 
     let report = bench.eval(&["--split", "val", "--json"]).json();
@@ -324,7 +335,10 @@ fn training_leaves_the_weight_file_alone_and_the_model_knows_its_own() {
         .error(1);
     has(
         &message,
-        &["model was made on weights with digest", "but these have"],
+        &[
+            "model/last was made on weights with digest",
+            "but these have",
+        ],
     );
 }
 
@@ -332,7 +346,7 @@ fn training_leaves_the_weight_file_alone_and_the_model_knows_its_own() {
 fn a_damaged_model_is_refused() {
     let bench = Bench::new();
     let whole = bench.trained("recipe.toml", "model", &[]);
-    let file = bench.path("model/tuned.safetensors");
+    let file = bench.path("model/last/tuned.safetensors");
     fs::write(&file, &whole[..whole.len() - 9]).unwrap();
     has(
         &bench.eval(&["--split", "val"]).error(1),
@@ -355,9 +369,9 @@ fn a_damaged_model_is_refused() {
         &["tuned.safetensors", "not written as a twinspan artifact"],
     );
     fs::write(&file, whole).unwrap();
-    let recipe = fs::read_to_string(bench.path("model/recipe.toml")).unwrap();
+    let recipe = fs::read_to_string(bench.path("model/last/recipe.toml")).unwrap();
     fs::write(
-        bench.path("model/recipe.toml"),
+        bench.path("model/last/recipe.toml"),
         recipe.replace("rank = 2", "rank = 3"),
     )
     .unwrap();
@@ -389,7 +403,7 @@ fn a_folder_that_is_no_model_is_kept_and_nothing_is_trained() {
         &["1.png"],
     );
     assert_eq!(names(bench.0.path()), before);
-    assert!(fs::read(bench.path("model/tuned.safetensors")).unwrap() == older);
+    assert!(fs::read(bench.path("model/last/tuned.safetensors")).unwrap() == older);
 }
 
 #[test]
@@ -404,5 +418,5 @@ fn a_run_that_diverges_fails_and_leaves_the_model_as_it_was() {
         )
         .error(1);
     has(&message, &["diverged"]);
-    assert!(fs::read(bench.path("model/tuned.safetensors")).unwrap() == before);
+    assert!(fs::read(bench.path("model/last/tuned.safetensors")).unwrap() == before);
 }

@@ -1,11 +1,13 @@
 //! The evaluation loop: every example of a split, every sentence of each, once.
 
 use crate::error::Result;
+use crate::loader;
 use crate::pass::Pass;
 use crate::task::{Dataset, Report};
 use crate::tuned::Tuned;
 
-/// Scores of `tuned` on a split; `progress` is told examples done and examples in all.
+/// Scores of `tuned` on a split, by `batch` examples at a time, which a thread loads ahead;
+/// `progress` is told examples done and examples in all.
 ///
 /// # Errors
 /// There is no such split, or a file is not what it should be.
@@ -16,16 +18,44 @@ pub fn evaluate(
     batch: usize,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Report> {
+    let mut watch = |done, examples| {
+        progress(done, examples);
+        true
+    };
+    match watched(tuned, data, split, batch, loader::WORKERS, &mut watch)? {
+        Some(report) => Ok(report),
+        // Nobody stopped it.
+        None => data.scores(split)?.report(),
+    }
+}
+
+/// The same with `workers` threads; none where `watch` says false before the end.
+pub(crate) fn watched(
+    tuned: &Tuned,
+    data: &dyn Dataset,
+    split: &str,
+    batch: usize,
+    workers: usize,
+    watch: &mut dyn FnMut(usize, usize) -> bool,
+) -> Result<Option<Report>> {
     let examples = data.len(split)?;
     let mut scores = data.scores(split)?;
-    let all: Vec<usize> = (0..examples).collect();
-    let mut done = 0;
-    for indices in all.chunks(batch.max(1)) {
-        let batch = data.evaluate(split, indices)?;
-        let logits = tuned.logits(&batch, &mut Pass::predict())?;
-        scores.add(&batch, &logits)?;
-        done += indices.len();
-        progress(done, examples);
-    }
-    scores.report()
+    let size = batch.max(1);
+    let requests = (0..examples)
+        .step_by(size)
+        .map(|start| (start..examples.min(start.saturating_add(size))).collect::<Vec<_>>());
+    let load = |indices: Vec<usize>| Ok((indices.len(), data.evaluate(split, &indices)?));
+    loader::ahead(workers, requests, load, |batches| {
+        let mut done = 0;
+        for loaded in batches {
+            let (count, batch) = loaded?;
+            let logits = tuned.logits(&batch, &mut Pass::predict())?;
+            scores.add(&batch, &logits)?;
+            done += count;
+            if !watch(done, examples) && done < examples {
+                return Ok(None);
+            }
+        }
+        scores.report().map(Some)
+    })
 }

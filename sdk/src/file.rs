@@ -1,6 +1,7 @@
 //! Writing files and folders whole or not at all.
 //!
-//! Owns the order write beside, sync, rename, sync the folder. Does not know what is written.
+//! Owns the order write beside, sync, rename, sync the folder, and the clearing up after a writer
+//! that was killed. Does not know what is written.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -8,6 +9,9 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use tempfile::Builder;
+
+/// Letters that a temporary name draws.
+const DRAWN: usize = 6;
 
 /// Why something was not written. Nothing half-written is left at the path it names.
 #[derive(Debug, thiserror::Error)]
@@ -64,8 +68,7 @@ pub fn write_whole(
 ) -> Result<(), FileError> {
     let failed = |action| move |source| io_error(action, path, source);
     let (folder, prefix) = beside(path)?;
-    let mut builder = Builder::new();
-    builder.prefix(&prefix).suffix(".tmp");
+    let mut builder = temporary(&prefix);
     share(&mut builder, 0o666);
     let mut temporary = builder.tempfile_in(&folder).map_err(failed("write"))?;
     {
@@ -85,11 +88,12 @@ pub fn write_whole(
 ///
 /// `write` fills a hidden folder beside `path`. When it is done everything is synced and the
 /// folder is renamed to `path`. A folder that is already there is replaced only if it is empty
-/// or holds `mark`: it is renamed away, the new one is renamed in, the old one is removed. A
-/// crash between these two renames leaves no folder at `path`, and both the old one
-/// (`.NAME.….old`) and the new one (`.NAME.….tmp`) complete beside it; at any other moment
-/// `path` is the old or the new folder. If a step fails rather than crashes, the old folder is
-/// put back.
+/// or holds `mark`: the two are exchanged in one step of the file system, so that `path` is the
+/// old or the new folder at any moment, and the old one is removed.
+///
+/// Where the file system cannot exchange, the old folder is renamed away and the new one in. A
+/// crash between these two leaves no folder at `path`, and both complete beside it; [`settle`]
+/// puts the old one back. If a step fails rather than crashes, it is put back at once.
 ///
 /// # Errors
 /// [`FileError::NotOurs`] before anything is written; [`FileError::Unmarked`];
@@ -102,8 +106,7 @@ pub fn write_folder(
     let failed = |action| move |source| io_error(action, path, source);
     let (folder, prefix) = beside(path)?;
     check_replaceable(path, mark)?;
-    let mut builder = Builder::new();
-    builder.prefix(&prefix).suffix(".tmp");
+    let mut builder = temporary(&prefix);
     share(&mut builder, 0o777);
     let temporary = builder.tempdir_in(&folder).map_err(failed("write"))?;
     write(temporary.path()).map_err(failed("write"))?;
@@ -115,22 +118,83 @@ pub fn write_folder(
     }
     sync_tree(temporary.path()).map_err(failed("sync"))?;
     // A second look: `write` may have taken hours.
-    if check_replaceable(path, mark)? {
-        let old = temporary.path().with_extension("old");
-        fs::rename(path, &old).map_err(failed("replace"))?;
-        if let Err(source) = fs::rename(temporary.path(), path) {
-            // The rename's own error is the one to report.
-            let _ = fs::rename(&old, path);
-            return Err(io_error("replace", path, source));
-        }
-        let _ = temporary.keep();
-        sync_folder(&folder).map_err(failed("sync the folder of"))?;
-        fs::remove_dir_all(&old).map_err(failed("remove the old content of"))
-    } else {
+    if !check_replaceable(path, mark)? {
         fs::rename(temporary.path(), path).map_err(failed("write"))?;
         let _ = temporary.keep();
-        sync_folder(&folder).map_err(failed("sync the folder of"))
+        return sync_folder(&folder).map_err(failed("sync the folder of"));
     }
+    if exchange(temporary.path(), path).map_err(failed("replace"))? {
+        sync_folder(&folder).map_err(failed("sync the folder of"))?;
+        return temporary
+            .close()
+            .map_err(failed("remove the old content of"));
+    }
+    let old = temporary.path().with_extension("old");
+    fs::rename(path, &old).map_err(failed("replace"))?;
+    if let Err(source) = fs::rename(temporary.path(), path) {
+        // The rename's own error is the one to report.
+        let _ = fs::rename(&old, path);
+        return Err(io_error("replace", path, source));
+    }
+    let _ = temporary.keep();
+    sync_folder(&folder).map_err(failed("sync the folder of"))?;
+    fs::remove_dir_all(&old).map_err(failed("remove the old content of"))
+}
+
+/// Makes `a` what `b` is and `b` what `a` is, in one step; false where this cannot be done.
+#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+fn exchange(a: &Path, b: &Path) -> io::Result<bool> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    use rustix::io::Errno;
+    match renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE) {
+        Ok(()) => Ok(true),
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+fn exchange(_: &Path, _: &Path) -> io::Result<bool> {
+    Ok(false)
+}
+
+/// Clears up after a writer of `path` that was killed: removes what it had begun beside `path`,
+/// and puts back an old folder that it had renamed away. Nobody may be writing `path` meanwhile.
+///
+/// # Errors
+/// [`FileError::Io`], [`FileError::NoName`].
+pub fn settle(path: &Path) -> Result<(), FileError> {
+    let failed = |action| move |source| io_error(action, path, source);
+    let (folder, prefix) = beside(path)?;
+    let prefix = prefix.as_encoded_bytes();
+    let entries = match fs::read_dir(&folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(failed("look beside"))?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(failed("look beside"))?;
+        let name = entry.file_name();
+        let Some(rest) = name.as_encoded_bytes().strip_prefix(prefix) else {
+            continue;
+        };
+        let (old, drawn) = match (rest.strip_suffix(b".old"), rest.strip_suffix(b".tmp")) {
+            (Some(drawn), _) => (true, drawn),
+            (_, Some(drawn)) => (false, drawn),
+            _ => continue,
+        };
+        if drawn.len() != DRAWN || !drawn.iter().all(u8::is_ascii_alphanumeric) {
+            continue;
+        }
+        let found = entry.path();
+        if old && !path.exists() {
+            fs::rename(&found, path).map_err(failed("restore"))?;
+        } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            fs::remove_dir_all(&found).map_err(failed("clear up beside"))?;
+        } else {
+            fs::remove_file(&found).map_err(failed("clear up beside"))?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether something of ours lies at `path`; an error if something else does.
@@ -165,6 +229,13 @@ fn beside(path: &Path) -> Result<(PathBuf, OsString), FileError> {
     prefix.push(name);
     prefix.push(".");
     Ok((folder.into(), prefix))
+}
+
+/// A maker of hidden siblings that [`settle`] knows again.
+fn temporary(prefix: &OsString) -> Builder<'_, 'static> {
+    let mut builder = Builder::new();
+    builder.prefix(prefix).suffix(".tmp").rand_bytes(DRAWN);
+    builder
 }
 
 /// Temporary files are private by default; what is renamed into place must not be.

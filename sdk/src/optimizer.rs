@@ -90,6 +90,35 @@ impl Optimizer {
         })
     }
 
+    /// The averages of gradients (`first.NAME`) and of their squares (`second.NAME`): with the
+    /// number of steps, all that [`Optimizer::restore`] needs. The tensors are the optimiser's
+    /// own, which the next step writes.
+    pub fn state(&self) -> BTreeMap<String, Tensor> {
+        let moments = self.moments.iter();
+        moments
+            .flat_map(|(name, m)| {
+                let first = (format!("first.{name}"), m.first.clone());
+                [first, (format!("second.{name}"), m.second.clone())]
+            })
+            .collect()
+    }
+
+    /// Goes on from a state after `steps` steps.
+    ///
+    /// # Errors
+    /// A tensor is missing or of another shape or element type.
+    pub fn restore(&mut self, state: &BTreeMap<String, Tensor>, steps: usize) -> Result<()> {
+        for (name, moments) in &mut self.moments {
+            let stored = |kind: &str, like: &Tensor| kept(state, &format!("{kind}.{name}"), like);
+            *moments = Moments {
+                first: stored("first", &moments.first)?,
+                second: stored("second", &moments.second)?,
+            };
+        }
+        self.step = i32::try_from(steps).map_err(crate::Error::plugin)?;
+        Ok(())
+    }
+
     /// One step at `factor` times the learning rates; every gradient is by the name of its
     /// parameter.
     ///
@@ -138,10 +167,29 @@ impl Optimizer {
     }
 }
 
+/// A copy of the tensor that a state keeps under `name`, which must be exactly like `like`.
+pub(crate) fn kept(state: &BTreeMap<String, Tensor>, name: &str, like: &Tensor) -> Result<Tensor> {
+    match state.get(name) {
+        None => Err(crate::Error::plugin(format!("the state lacks `{name}`"))),
+        Some(tensor) if tensor.dims() != like.dims() => Err(crate::Error::Shape {
+            what: format!("`{name}` of the state"),
+            expected: like.dims().to_vec(),
+            got: tensor.dims().to_vec(),
+        }),
+        Some(tensor) if tensor.dtype() != like.dtype() => Err(crate::Error::plugin(format!(
+            "`{name}` of the state is {:?}, and the model computes in {:?}",
+            tensor.dtype(),
+            like.dtype()
+        ))),
+        // Written in place from here on: it must share its memory with nobody.
+        Some(tensor) => Ok(tensor.to_device(like.device())?.force_contiguous()?),
+    }
+}
+
 /// avg ← β avg + (1 - β) g or (1 - β) g².
-struct Average {
-    beta: f64,
-    square: bool,
+pub(crate) struct Average {
+    pub beta: f64,
+    pub square: bool,
 }
 
 /// θ ← θ - rate (m / c₁ / (√(v / c₂) + ε) + decay θ).

@@ -102,6 +102,22 @@ pub struct TrainOptions {
     pub groups: std::collections::BTreeMap<String, GroupOptions>,
     /// Split to train on.
     pub split: String,
+    /// Threads that load batches ahead of the step; 0 loads in between. The results are the same.
+    pub workers: usize,
+    /// Split that is scored while training and at the end; empty for none.
+    pub evaluate_split: String,
+    /// Steps between evaluations; 0 evaluates at the end only.
+    pub evaluate_every: usize,
+    /// The score that says which evaluation is best, higher being better; empty for the task's
+    /// first.
+    pub metric: String,
+    /// Evaluations in a row without a better one after which training stops; 0 for never.
+    pub patience: usize,
+    /// Decay of the average of the trained parameters that is scored and saved in their place
+    /// ([`Averages`](crate::average::Averages)); 0 for none.
+    pub ema: f64,
+    /// Steps between saves of the last state; 0 saves after evaluations and at the end only.
+    pub save_every: usize,
 }
 
 impl Default for TrainOptions {
@@ -121,6 +137,13 @@ impl Default for TrainOptions {
             schedule: ScheduleChoice::Constant,
             groups: Default::default(),
             split: "train".into(),
+            workers: crate::loader::WORKERS,
+            evaluate_split: String::new(),
+            evaluate_every: 0,
+            metric: String::new(),
+            patience: 0,
+            ema: 0.0,
+            save_every: 200,
         }
     }
 }
@@ -453,8 +476,10 @@ fn table_of(options: &impl Serialize) -> Result<toml::Table> {
     toml::Table::try_from(options).map_err(Error::plugin)
 }
 
-/// Batches in one step: they are in memory together.
+/// Batches in one step.
 const MOST_BATCHES: usize = 1 << 12;
+/// Threads that load.
+const MOST_WORKERS: usize = 64;
 
 fn train_is_sound(train: &TrainOptions) -> std::result::Result<(), String> {
     let positive = [
@@ -485,6 +510,7 @@ fn train_is_sound(train: &TrainOptions) -> std::result::Result<(), String> {
     if !(0.0..1.0).contains(&train.betas.0) || !(0.0..1.0).contains(&train.betas.1) {
         return Err("train.betas must lie in [0, 1)".into());
     }
+    run_is_sound(train)?;
     for (name, group) in &train.groups {
         let set = [("rate", group.rate), ("weight_decay", group.weight_decay)];
         let wrong = |v: &f64| !v.is_finite() || *v < 0.0;
@@ -501,6 +527,30 @@ fn train_is_sound(train: &TrainOptions) -> std::result::Result<(), String> {
         }
         ScheduleChoice::Cosine { warmup, floor } if !fraction(warmup) || !fraction(floor) => {
             Err("train.schedule: `warmup` and `floor` must lie in [0, 1]".into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What concerns loading, evaluation and saving.
+fn run_is_sound(train: &TrainOptions) -> std::result::Result<(), String> {
+    if train.workers > MOST_WORKERS {
+        return Err(format!("train.workers must be at most {MOST_WORKERS}"));
+    }
+    if !(0.0..1.0).contains(&train.ema) {
+        return Err("train.ema must lie in [0, 1); 0 for no average".into());
+    }
+    let needs_split = [
+        ("evaluate_every", train.evaluate_every > 0),
+        ("metric", !train.metric.is_empty()),
+        ("patience", train.patience > 0),
+    ];
+    match needs_split.iter().find(|(_, set)| *set) {
+        Some((option, _)) if train.evaluate_split.is_empty() => Err(format!(
+            "train.{option} is about evaluations: say on which split with train.evaluate_split"
+        )),
+        _ if train.patience > 0 && train.evaluate_every == 0 => {
+            Err("train.patience counts evaluations while training: set train.evaluate_every".into())
         }
         _ => Ok(()),
     }

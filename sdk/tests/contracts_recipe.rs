@@ -172,7 +172,7 @@ adapter `gain`: unknown variant `txt`, expected `vision` or `text`, in `sites.to
 adapter `gain`: unknown field `tower`, expected one of `towers`, `blocks`, `projections`, `branches`, in `sites`
 adapter `gain`: unknown variant `q`, expected one of `token`, `patch`, `query`, `key`, `value`, `output`, `up`, `down`, `conv1`, `conv2`, `conv3`, `shortcut`, `connect`, `joint`, in `sites.projections`
 recipe: unknown section `taks` (did you mean `task`?); there are: backbone, adapter, task, train
-recipe: [train]: unknown field `epoch`, expected one of `steps`, `epochs`, `batch`, `accumulate`, `seed`, `optimizer`, `rate`, `weight_decay`, `betas`, `epsilon`, `clip`, `schedule`, `groups`, `split`
+recipe: [train]: unknown field `epoch`, expected one of `steps`, `epochs`, `batch`, `accumulate`, `seed`, `optimizer`, `rate`, `weight_decay`, `betas`, `epsilon`, `clip`, `schedule`, `groups`, `split`, `workers`, `evaluate_split`, `evaluate_every`, `metric`, `patience`, `ema`, `save_every`
 recipe: [train]: unknown variant `sgd`, expected `adam` or `adamw`, in `optimizer`
 recipe: train.groups names `gian` (did you mean `gain`?); there are: gain, gain-2, head
 task `toy`: unknown variant `left`, expected one of `vision-early`, `vision-late`, `vision-final`, `vision-pooled`, `text-final`, `text-pooled`, `logits`, in `looks`");

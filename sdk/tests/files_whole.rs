@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use twinspan_sdk::file::{FileError, write_folder, write_whole};
+use twinspan_sdk::file::{FileError, settle, write_folder, write_whole};
 
 fn entries(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap();
@@ -127,4 +127,59 @@ fn a_folder_that_is_not_ours_is_never_replaced() {
     }
     assert_eq!(entries(&pictures), ["cat.png"]);
     assert_eq!(entries(parent.path()), ["file", "pictures"]);
+}
+
+#[test]
+fn what_a_killed_writer_began_is_cleared_up() {
+    let parent = tempfile::tempdir().unwrap();
+    let path = parent.path().join("last");
+    let folder = |name: &str| {
+        let folder = parent.path().join(name);
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("recipe.toml"), name).unwrap();
+    };
+    folder(".last.AbC123.tmp");
+    fs::write(parent.path().join(".last.xYz789.tmp"), "half").unwrap();
+    // Killed between two renames: the old folder is put back.
+    folder(".last.AbC124.old");
+    // Not ours.
+    for name in [".last.mine.tmp", ".other.AbC123.tmp", "last.AbC123.tmp"] {
+        folder(name);
+    }
+    settle(&path).unwrap();
+    let kept = [
+        ".last.mine.tmp",
+        ".other.AbC123.tmp",
+        "last",
+        "last.AbC123.tmp",
+    ];
+    assert_eq!(entries(parent.path()), kept);
+    assert_eq!(
+        fs::read(path.join("recipe.toml")).unwrap(),
+        b".last.AbC124.old"
+    );
+    // Where the folder is there, the old one goes.
+    folder(".last.AbC125.old");
+    settle(&path).unwrap();
+    assert_eq!(entries(parent.path()), kept);
+    settle(&parent.path().join("absent/last")).unwrap();
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_reader_finds_a_folder_at_every_moment() {
+    let parent = tempfile::tempdir().unwrap();
+    let path = parent.path().join("last");
+    let write = |dir: &Path| fs::write(dir.join("mark"), "whole");
+    write_folder(&path, "mark", write).unwrap();
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| (0..200).try_for_each(|_| write_folder(&path, "mark", write)));
+        let mut looks = 0;
+        while !writer.is_finished() {
+            assert!(path.is_dir(), "gone at look {looks}");
+            looks += 1;
+        }
+        writer.join().unwrap().unwrap();
+        assert!(looks > 100);
+    });
 }

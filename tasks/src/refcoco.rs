@@ -174,7 +174,7 @@ pub enum RefcocoError {
         reason: String,
     },
     /// A data set's name cannot be that of a folder or file.
-    #[error("`{name}` is no name for a {}: letters, digits, `+`, `-`, `_` and `.` are", choice.one())]
+    #[error("`{name}` is no name for a {}: take letters, digits, `+`, `-`, `_` and `.`, the last not in front{}", choice.one(), taken(name))]
     Name {
         /// What it should name.
         choice: Choice,
@@ -219,6 +219,13 @@ fn did_you_mean(asked: &str, known: &[String]) -> String {
     match nearest(asked, known.iter().map(String::as_str)) {
         Some(near) => format!(" (did you mean `{near}`?)"),
         None => String::new(),
+    }
+}
+
+fn taken(name: &str) -> &'static str {
+    match name == IMAGES {
+        true => "; that is the folder of the pictures",
+        false => "",
     }
 }
 

@@ -129,7 +129,7 @@ fn each_mistake_is_told_with_its_line() {
         ),
         (
             r#"{"image": "images/1.jpg", "mask": "mask.png", "sentences": [{"txt": "a"}]}"#,
-            "unknown field `txt`, expected `text` or `kind` (column 69)".into(),
+            "unknown field `txt`, expected `text` or `kind` (column 66)".into(),
         ),
         (
             r#"{"image": "images/1.jpg", "mask": "mask.png", "sentences": [7]}"#,
@@ -141,7 +141,7 @@ fn each_mistake_is_told_with_its_line() {
         ),
         (
             r#"{"image": "images/1.jpg", "rle": {"size": [2, 3], "counts": [1, 3]}, "sentences": ["a"]}"#,
-            "has counts of 4 pixels in all, and 2 x 3 are 6 (column 68)".into(),
+            "has counts of 4 pixels in all, and 2 x 3 are 6 (column 67)".into(),
         ),
         (
             r#"{"image": "images/1.jpg", "polygons": [[1, 2, 3, 4, 5, 6], [1, 2, 3]], "sentences": ["a"]}"#,

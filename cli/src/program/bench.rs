@@ -23,8 +23,3 @@ pub fn run(filter: Option<&str>, json: bool) -> Result<(), Failure> {
     }
     Ok(())
 }
-
-/// Seconds to a tenth, as results state them.
-pub fn rounded(seconds: f64) -> f64 {
-    (seconds * 10.0).round() / 10.0
-}

@@ -1,58 +1,117 @@
-//! `twinspan demo`: the whole way on made-up pictures, without a download.
+//! `twinspan demo`: a bridge beside the frozen pocket encoder against the head alone, on made-up
+//! scenes, without a download.
 //!
-//! A bridge and a head learn to find shapes by their names, beside a frozen CLIP that knows
-//! nothing (its weights are random); what they learned is scored and shown on scenes that
-//! training never saw.
+//! Owns what is compared and what is written; training one side is in [`trial`], pictures are in
+//! [`sheet`], the page in [`page`].
 
-use std::path::Path;
+mod page;
+mod sheet;
+mod trial;
 
-use image::RgbImage;
+use std::path::{Path, PathBuf};
+
+use indicatif::MultiProgress;
+use serde::Serialize;
 use serde_json::json;
-use twinspan::scenes::{Scene, write_data};
-use twinspan::sdk::evaluate::evaluate;
-use twinspan::sdk::plugin::Plugin;
+use twinspan::scenes::{SIDE, files};
+use twinspan::sdk::file::write_whole;
 use twinspan::sdk::recipe::Recipe;
-use twinspan::sdk::train::train;
-use twinspan::sdk::tuned::Tuned;
-use twinspan::sdk::{artifact, weights};
-use twinspan::tasks::picture;
-use twinspan::tasks::referring_segmentation::ReferringSegmentation;
-use twinspan::tasks::referring_segmentation::predict::segment;
+use twinspan::sdk::task::Report;
+use twinspan::sdk::{Error, artifact};
 
 use super::DemoArgs;
 use super::failure::{Failure, print};
 use super::model;
-use super::progress::{Progress, TrainProgress};
+use super::plan::grouped;
+use super::progress::Progress;
+use trial::Trial;
 
-/// The recipe, also for copying.
+/// What both sides train, but for the bridge.
 const RECIPE: &str = include_str!("demo.toml");
-/// Side of the scenes in pixels.
-const SIZE: u32 = 96;
-const TRAIN: u64 = 120;
-const HELD_OUT: u64 = 24;
-/// Scenes on the contact sheet.
-const SHOWN: u64 = 5;
-const TINT: [u8; 3] = [255, 64, 200];
+/// Scenes: of ten, eight are trained on and one is tested on.
+const SCENES: u64 = 800;
+
+/// What one seed gave.
+#[derive(Serialize)]
+struct Outcome {
+    seed: u64,
+    bridger: Side,
+    head_alone: Side,
+    /// mIoU of the Bridger where every sentence is asked of another picture.
+    shuffled: f64,
+    /// mIoU of the best of the masks that are the same for every sentence.
+    constant: f64,
+    seconds: f64,
+}
+
+/// What one side gave on the scenes of the test.
+#[derive(Serialize)]
+struct Side {
+    /// Parameters trained, those of the head among them.
+    parameters: usize,
+    /// Seconds of training.
+    seconds: f64,
+    #[serde(flatten)]
+    report: Report,
+}
 
 pub fn run(args: &DemoArgs) -> Result<(), Failure> {
-    let folder = &args.out;
-    let scenes = folder.join("scenes");
-    let out = folder.join("model");
-    let made = |source| Failure::Io {
+    std::fs::create_dir_all(&args.out).map_err(|source| Failure::Io {
+        what: args.out.display().to_string(),
+        source,
+    })?;
+    let mut outcomes = Vec::new();
+    for seed in args.seed..args.seed.saturating_add(args.seeds) {
+        let folder = match args.seeds {
+            1 => args.out.clone(),
+            _ => args.out.join(format!("seed-{seed}")),
+        };
+        let outcome = one(args, seed, &folder)?;
+        show(&outcome)?;
+        outcomes.push(outcome);
+        // After each seed, so that an interrupted run of several leaves those that are done.
+        write_results(&args.out.join("demo.json"), args, &outcomes)?;
+    }
+    if let [_, _, ..] = outcomes[..] {
+        summary(&outcomes)?;
+    }
+    let out = args.out.display();
+    match args.seeds {
+        1 => {
+            print(&format!(
+                "pictures, truth and both answers: {out}/sheet.png"
+            ))?;
+            print(&format!("the same as a page: {out}/index.html"))?;
+            print(&format!(
+                "try your own sentence: twinspan segment --model {out}/bridger --image {out}/scenes/images/scenes/000009.jpg --text \"the largest shape\" --out masks"
+            ))
+        }
+        _ => print(&format!(
+            "pictures and a page of each seed are in {out}/seed-*; all scores in {out}/demo.json"
+        )),
+    }
+}
+
+/// The whole way for one seed, written into `folder`.
+fn one(args: &DemoArgs, seed: u64, folder: &Path) -> Result<Outcome, Failure> {
+    let started = std::time::Instant::now();
+    std::fs::create_dir_all(folder).map_err(|source| Failure::Io {
         what: folder.display().to_string(),
         source,
-    };
-    std::fs::create_dir_all(folder).map_err(made)?;
-    artifact::check(&out)?;
-    eprintln!(
-        "drawing {} scenes into {}",
-        TRAIN + HELD_OUT,
-        scenes.display()
-    );
-    write_data(&scenes, args.seed, TRAIN, HELD_OUT, SIZE)?;
+    })?;
+    let [with, without] = ["bridger", "head-alone"].map(|name| folder.join(name));
+    for model in [&with, &without] {
+        artifact::check(model)?;
+    }
+    let scenes = folder.join("scenes");
+    let mut progress = Progress::new("scenes", SCENES as usize);
+    files::write(&scenes, seed, SCENES, SIDE, &mut |done| {
+        progress.at(done as usize, String::new());
+    })?;
+    progress.finish();
 
     let mut recipe = Recipe::parse(RECIPE, "the demo's recipe")?;
-    recipe.train.seed = args.seed;
+    recipe.train.seed = seed;
     if let Some(steps) = args.steps {
         recipe.train.steps = steps as usize;
     }
@@ -61,84 +120,142 @@ pub fn run(args: &DemoArgs) -> Result<(), Failure> {
     let data = recipe
         .task
         .plugin
-        .open(&scenes.join("scenes.jsonl").into(), kit.clone())?;
-    let mut tuned = Tuned::new(&recipe, weights::open(&recipe)?, compute)?;
-    train(
-        &mut tuned,
-        data.as_ref(),
-        &recipe.train,
-        &mut TrainProgress::new(),
-    )?;
+        .open(&files::source(&scenes), kit.clone())?;
 
-    let mut progress = Progress::new("eval", data.len("held-out")?);
-    let report = evaluate(&tuned, data.as_ref(), "held-out", 8, &mut |done, _| {
-        progress.at(done, String::new());
-    })?;
-    progress.finish();
-    let scores: serde_json::Map<_, _> = report
-        .scores
-        .iter()
-        .map(|(n, v)| (n.clone(), json!(v)))
-        .collect();
-    artifact::save(
-        &out,
-        &recipe,
-        &tuned,
-        &json!({ "held-out": scores }),
-        &|_| Ok(()),
+    let mut alone = Recipe::parse(RECIPE, "the demo's recipe")?;
+    alone.adapters.clear();
+    alone.train = recipe.train.clone();
+    let bars = MultiProgress::new();
+    let (bridger, without_bridge) = at_once(
+        || Trial::run("Bridger", &recipe, data.as_ref(), &compute, &bars),
+        || Trial::run("head alone", &alone, data.as_ref(), &compute, &bars),
     )?;
+    let shuffled = bridger.shuffled(data.as_ref())?;
+    bridger.save(&with, &recipe)?;
+    without_bridge.save(&without, &alone)?;
+    let constant = trial::best_constant(seed, SCENES)?;
 
-    let sheet = folder.join("sheet.png");
-    let task = ReferringSegmentation::from_options(&recipe.task.options)?;
-    contact_sheet(&sheet, args.seed, |image, sentences| {
-        let (predictions, _) = segment(&tuned, &task, &kit, image, sentences)?;
-        Ok(predictions.into_iter().map(|p| p.mask).collect())
-    })?;
+    let shown = sheet::choose(seed, SCENES);
+    let tiles = sheet::tiles(&shown, &[&bridger, &without_bridge], &recipe, &kit)?;
+    sheet::write(&folder.join("sheet.png"), &tiles)?;
+    let outcome = Outcome {
+        seed,
+        bridger: bridger.side(),
+        head_alone: without_bridge.side(),
+        shuffled,
+        constant,
+        seconds: rounded(started.elapsed().as_secs_f64()),
+    };
+    page::write(folder, &outcome, &tiles)?;
+    Ok(outcome)
+}
+
+/// Does both, each on half of the cores: steps as small as these gain little from more.
+fn at_once<A: Send, B: Send>(
+    a: impl FnOnce() -> Result<A, Failure> + Send,
+    b: impl FnOnce() -> Result<B, Failure> + Send,
+) -> Result<(A, B), Failure> {
+    let half = std::thread::available_parallelism().map_or(1, |n| (usize::from(n) / 2).max(1));
+    let pool = || {
+        let threads = rayon::ThreadPoolBuilder::new().num_threads(half);
+        threads.build().map_err(Error::plugin)
+    };
+    let (first, second) = (pool()?, pool()?);
+    std::thread::scope(|scope| {
+        let a = scope.spawn(|| first.install(a));
+        let b = second.install(b);
+        match a.join() {
+            Ok(a) => Ok((a?, b?)),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+/// Seconds to a tenth, as results state them.
+fn rounded(seconds: f64) -> f64 {
+    (seconds * 10.0).round() / 10.0
+}
+
+fn mean(side: &Side) -> f64 {
+    score(&side.report.scores, "mIoU")
+}
+
+fn score(scores: &[(String, f64)], name: &str) -> f64 {
+    let found = scores.iter().find(|(n, _)| n == name);
+    found.map_or(f64::NAN, |(_, value)| *value)
+}
+
+/// Rows of the table that both the terminal and the page show: what, sentences, and the mIoU of
+/// both sides.
+fn rows(outcome: &Outcome) -> Vec<(String, usize, f64, f64)> {
+    let (with, without) = (&outcome.bridger.report, &outcome.head_alone.report);
+    let mut rows = vec![(
+        "all sentences".to_string(),
+        with.count,
+        mean(&outcome.bridger),
+        mean(&outcome.head_alone),
+    )];
+    for (a, b) in with.groups.iter().zip(&without.groups) {
+        let (x, y) = (score(&a.scores, "mIoU"), score(&b.scores, "mIoU"));
+        rows.push((a.name.clone(), a.count, x, y));
+    }
+    rows
+}
+
+fn show(outcome: &Outcome) -> Result<(), Failure> {
     print(&format!(
-        "{} sentences on {HELD_OUT} scenes that training never saw:",
-        report.count
+        "seed {}: mIoU on {} sentences about scenes that training never saw ({:.0} s)",
+        outcome.seed, outcome.bridger.report.count, outcome.seconds
     ))?;
-    for (name, value) in &report.scores {
-        print(&format!("  {name:8} {value:6.2}"))?;
+    print(&format!(
+        "  {:16} {:>9} {:>9} {:>11}",
+        "", "sentences", "Bridger", "head alone"
+    ))?;
+    for (name, count, with, without) in rows(outcome) {
+        print(&format!(
+            "  {name:16} {count:>9} {with:>9.1} {without:>11.1}"
+        ))?;
     }
     print(&format!(
-        "pictures, truth and answers side by side: {}",
-        sheet.display()
+        "  {:16} {:>9} {:>9} {:>11}",
+        "trained",
+        "",
+        grouped(outcome.bridger.parameters),
+        grouped(outcome.head_alone.parameters)
     ))?;
     print(&format!(
-        "the model, for `twinspan segment --model`: {}",
-        out.display()
+        "  for comparison: {:.1} with the sentences shuffled among the pictures, {:.1} for the best mask that never changes",
+        outcome.shuffled, outcome.constant
     ))
 }
 
-/// For each scene shown, and two of its sentences: the picture, the truth, the answer.
-fn contact_sheet(
-    path: &Path,
-    seed: u64,
-    answer: impl Fn(&RgbImage, &[String]) -> Result<Vec<Vec<bool>>, Failure>,
-) -> Result<(), Failure> {
-    const GAP: u32 = 6;
-    let step = SIZE + GAP;
-    let mut sheet = RgbImage::from_pixel(
-        6 * step + GAP,
-        SHOWN as u32 * step + GAP,
-        image::Rgb([255; 3]),
-    );
-    for row in 0..SHOWN {
-        let scene = Scene::new(seed, TRAIN + row, SIZE);
-        let picture = scene.picture();
-        let sentences: Vec<String> = scene.things.iter().map(|t| t.sentence.clone()).collect();
-        let answers = answer(&picture, &sentences)?;
-        for (pair, (thing, mask)) in scene.things.iter().zip(&answers).take(2).enumerate() {
-            let truth = picture::overlay(&picture, &scene.mask(thing), TINT)?;
-            let answer = picture::overlay(&picture, mask, TINT)?;
-            for (i, tile) in [&picture, &truth, &answer].into_iter().enumerate() {
-                let x = GAP + (3 * pair + i) as u32 * step;
-                let y = GAP + row as u32 * step;
-                image::imageops::replace(&mut sheet, tile, i64::from(x), i64::from(y));
-            }
-        }
-    }
-    picture::save_picture(path, &sheet)?;
+fn summary(outcomes: &[Outcome]) -> Result<(), Failure> {
+    let ahead = |o: &Outcome| mean(&o.bridger) - mean(&o.head_alone);
+    let all: Vec<String> = outcomes
+        .iter()
+        .map(|o| format!("{:+.1}", ahead(o)))
+        .collect();
+    let average = outcomes.iter().map(ahead).sum::<f64>() / outcomes.len() as f64;
+    print(&format!(
+        "Bridger against the head alone, by seed: {} points of mIoU, {average:+.1} on average",
+        all.join(", ")
+    ))
+}
+
+fn write_results(path: &PathBuf, args: &DemoArgs, outcomes: &[Outcome]) -> Result<(), Failure> {
+    let steps = match args.steps {
+        Some(steps) => steps as usize,
+        None => Recipe::parse(RECIPE, "the demo's recipe")?.train.steps,
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let results = json!({
+        "command": format!("twinspan demo --seed {} --seeds {} --steps {steps}", args.seed, args.seeds),
+        "version": env!("CARGO_PKG_VERSION"),
+        "threads": threads,
+        "scenes": SCENES,
+        "runs": outcomes,
+    });
+    let text = serde_json::to_string_pretty(&results).map_err(Error::plugin)?;
+    write_whole(path, |file| writeln!(file, "{text}"))?;
     Ok(())
 }

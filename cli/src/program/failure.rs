@@ -27,16 +27,26 @@ pub enum Failure {
     /// The command was called wrongly.
     #[error("{0}")]
     Usage(String),
+    /// A signal stopped the command, which has saved what it was at.
+    #[error("{message}")]
+    Stopped {
+        /// What was saved, and how to go on.
+        message: String,
+        /// The signal's number.
+        signal: u8,
+    },
 }
 
 impl Failure {
-    /// Whether the call or the recipe is wrong.
-    pub fn is_wrong_use(&self) -> bool {
+    /// The exit code: 2 where the call or the recipe is wrong, 128 and the signal's number after
+    /// a signal, 1 for the rest.
+    pub fn exit_code(&self) -> u8 {
         match self {
-            Failure::Sdk(error) => error.is_wrong_use(),
-            Failure::Refcoco(error) => error.is_wrong_use(),
-            Failure::Usage(_) => true,
-            Failure::Picture(_) | Failure::Io { .. } => false,
+            Failure::Sdk(error) if error.is_wrong_use() => 2,
+            Failure::Refcoco(error) if error.is_wrong_use() => 2,
+            Failure::Usage(_) => 2,
+            Failure::Stopped { signal, .. } => 128 + signal,
+            Failure::Sdk(_) | Failure::Refcoco(_) | Failure::Picture(_) | Failure::Io { .. } => 1,
         }
     }
 }

@@ -1,22 +1,26 @@
-//! `twinspan train`: a recipe and data to a model folder.
+//! `twinspan train`: a recipe and data to a run folder.
 
 use std::path::Path;
 
-use serde_json::json;
 use twinspan::sdk::plan::plan;
 use twinspan::sdk::recipe::Recipe;
-use twinspan::sdk::train::train;
-use twinspan::sdk::tuned::Tuned;
-use twinspan::sdk::{artifact, weights};
+use twinspan::sdk::run::{End, Outcome, Run, Start};
+use twinspan::sdk::weights;
 
 use super::TrainArgs;
 use super::failure::{Failure, print};
+use super::model;
 use super::plan::grouped;
 use super::progress::TrainProgress;
-use super::{bench, model};
+use super::signals::Signals;
 
 pub fn run(args: &TrainArgs) -> Result<(), Failure> {
-    artifact::check(&args.out)?;
+    let start = match (args.resume, args.overwrite) {
+        (true, _) => Start::Resume,
+        (false, true) => Start::Overwrite,
+        (false, false) => Start::New,
+    };
+    let run = Run::claim(&args.out, start)?;
     let recipe = Recipe::open_adapted(&args.recipe, args.adapters.as_deref(), &args.set)?;
     let paths = [&recipe.weights.weights, &recipe.weights.tokenizer].map(Path::new);
     let source = args.data.source();
@@ -25,7 +29,7 @@ pub fn run(args: &TrainArgs) -> Result<(), Failure> {
     let kit = model::kit(&recipe, &compute)?;
     let tokenizer = kit.tokenizer.clone();
     let data = recipe.task.plugin.open(&source, kit)?;
-    data.len(&recipe.train.split)?;
+    run.fits(&recipe, data.as_ref())?;
     for warning in data.warnings() {
         eprintln!("warning: {warning}");
     }
@@ -42,28 +46,63 @@ pub fn run(args: &TrainArgs) -> Result<(), Failure> {
             recipe.weights.weights
         );
     }
+    let out = args.out.display();
+    match run.standing() {
+        Some(standing) => eprintln!("{out}: going on after step {}", standing.step),
+        None if args.resume => eprintln!("{out}: nothing was saved there yet; starting a run"),
+        None => {}
+    }
     let base = weights::open(&recipe)?;
-    let mut tuned = Tuned::new(&recipe, base, compute)?;
-    tuned.prepare(Some(tokenizer.as_ref()), Some(data.as_ref()))?;
-    let started = std::time::Instant::now();
-    let history = train(
-        &mut tuned,
-        data.as_ref(),
-        &recipe.train,
-        &mut TrainProgress::new(),
-    )?;
-    let seconds = started.elapsed().as_secs_f64();
-    let loss = history.last().map(|r| r.loss);
-    let metrics = json!({
-        "loss": loss,
-        "steps": history.len(),
-        "seconds": bench::rounded(seconds),
-    });
-    artifact::save(&args.out, &recipe, &tuned, &metrics, &|_| Ok(()))?;
-    print(&format!(
-        "{}: {} steps in {seconds:.0} s, last loss {:.4}",
+    let mut tuned = run.model(&recipe, base, compute, tokenizer.as_ref(), data.as_ref())?;
+    let signals = Signals::listen()?;
+    let mut progress = TrainProgress::watching(&signals);
+    let outcome = run.train(&recipe, &mut tuned, data.as_ref(), &mut progress)?;
+    progress.finish();
+    if let (End::Stopped, Some(signal)) = (outcome.end, signals.asked()) {
+        return Err(Failure::Stopped {
+            message: stopped(args, &outcome),
+            signal,
+        });
+    }
+    print(&summed_up(args, &outcome))?;
+    match &outcome.standing.best {
+        None => Ok(()),
+        Some(best) => print(&format!(
+            "best: {} {:.2} on {} after step {}",
+            best.metric, best.score, recipe.train.evaluate_split, best.step
+        )),
+    }
+}
+
+fn stopped(args: &TrainArgs, outcome: &Outcome) -> String {
+    match outcome.standing.step {
+        0 => "stopped before the first step; nothing was saved".into(),
+        step => format!(
+            "{}: stopped and saved after step {step} of {}; the same command with --resume goes on",
+            args.out.display(),
+            outcome.steps
+        ),
+    }
+}
+
+fn summed_up(args: &TrainArgs, outcome: &Outcome) -> String {
+    let standing = &outcome.standing;
+    let why = match outcome.end {
+        End::Patience => format!(
+            " (stopped early: no better in {} evaluations)",
+            standing.stale
+        ),
+        _ => String::new(),
+    };
+    let done = match (outcome.history.is_empty(), standing.step) {
+        (true, step) => format!("{step} steps were done already, in"),
+        (false, 1) => "1 step in".into(),
+        (false, step) => format!("{step} steps in"),
+    };
+    format!(
+        "{}: {done} {:.0} s, last loss {:.4}{why}",
         args.out.display(),
-        history.len(),
-        loss.unwrap_or(f64::NAN)
-    ))
+        standing.seconds,
+        standing.loss.unwrap_or(f64::NAN)
+    )
 }

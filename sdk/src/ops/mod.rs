@@ -35,6 +35,7 @@ mod record;
 mod resize;
 mod select;
 mod softmax;
+mod waiting;
 mod windows;
 
 pub use activation::{gelu, quick_gelu, relu, sigmoid, tanh};
@@ -54,3 +55,4 @@ pub use pool::avg_pool2d;
 pub use resize::{Interpolation, resize};
 pub use select::select;
 pub use softmax::softmax;
+pub use waiting::sleep_soon;

@@ -1,0 +1,404 @@
+//! Trains the pocket encoder from nothing and writes what `twinspan-backbones` embeds: pictures
+//! and captions of made-up scenes, CLIP's contrastive loss, no masks.
+//!
+//! ```text
+//! cargo run --release -p twinspan-examples --example pretrain_pocket
+//! ```
+//!
+//! Owns the contrastive task, which is one more plugin, made here; training is the SDK's, with
+//! every existing parameter unfrozen. The same seed, machine and thread count give the same file.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use candle_core::{D, DType, Device, Tensor};
+use clap::Parser;
+use serde::{Deserialize, Serialize};
+use twinspan::adapters::unfreeze::{Group, Unfreeze};
+use twinspan::backbones::pocket::Pocket;
+use twinspan::backbones::tokenizer::ClipTokenizer;
+use twinspan::scenes::{SIDE, Scene};
+use twinspan::sdk::adapter::Adapter;
+use twinspan::sdk::backbone::{Backbone, Preparation};
+use twinspan::sdk::base::Base;
+use twinspan::sdk::file::write_whole;
+use twinspan::sdk::parameter::{Overlay, Params};
+use twinspan::sdk::pass::Pass;
+use twinspan::sdk::plugin::{Opt, Plugin};
+use twinspan::sdk::recipe::{OptimizerChoice, Recipe, ScheduleChoice, TrainOptions, WeightsChoice};
+use twinspan::sdk::registry::Configured;
+use twinspan::sdk::site::{At, Tap};
+use twinspan::sdk::stream::Stream;
+use twinspan::sdk::task::{Batch, DataSource, Dataset, Head, Kit, Report, Scores, Task};
+use twinspan::sdk::topology::Topology;
+use twinspan::sdk::train::{Observer, StepReport, train};
+use twinspan::sdk::tuned::{Compute, Tuned};
+use twinspan::sdk::{Error, Result, weights};
+
+/// As in the program: training asks for the same large tensors at every step.
+#[global_allocator]
+static MEMORY: twinspan::sdk::ops::Recycler = twinspan::sdk::ops::Recycler::new();
+
+/// Train the pocket encoder on made-up scenes and write its weights and merges
+#[derive(Parser)]
+struct Arguments {
+    /// Seed of scenes, captions, starts and order
+    #[arg(long, default_value_t = 7)]
+    seed: u64,
+    /// Optimiser steps
+    #[arg(long, default_value_t = 1400)]
+    steps: usize,
+    /// Scenes in a batch: each caption is told from so many
+    #[arg(long, default_value_t = 96)]
+    batch: usize,
+    /// The highest learning rate
+    #[arg(long, default_value_t = 1e-3)]
+    rate: f64,
+    /// The folder that gets weights.safetensors and merges.txt
+    #[arg(long, default_value = "backbones/src/pocket")]
+    out: PathBuf,
+}
+
+/// Scenes that captions are retrieved among, none of which was trained on.
+const HELD_OUT: usize = 500;
+/// Steps between two writings of the weights.
+const KEPT_EVERY: usize = 100;
+/// Held-out scenes are those from this number on.
+const FIRST_HELD_OUT: u64 = 1 << 32;
+
+/// Which caption belongs to which picture.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Contrastive {}
+
+impl Plugin for Contrastive {
+    const NAME: &'static str = "contrastive";
+    const ABOUT: &'static str = "tells the captions of a batch apart (CLIP, arXiv 2103.00020)";
+    const OPTIONS: &'static [Opt] = &[];
+}
+
+impl Task for Contrastive {
+    fn reads(&self, _topology: &Topology) -> Result<Vec<Tap>> {
+        Ok(vec![Tap::vision(At::Logits)])
+    }
+
+    fn per_pair(&self) -> bool {
+        false
+    }
+
+    fn head(&self, _topology: &Topology, _params: &mut Params) -> Result<Box<dyn Head>> {
+        Ok(Box::new(Similarities))
+    }
+
+    fn words(&self) -> usize {
+        Pocket::CONTEXT
+    }
+
+    fn open(&self, _source: &DataSource, _kit: Kit) -> Result<Arc<dyn Dataset>> {
+        Err(Error::wrong_use("scenes are drawn, not read"))
+    }
+}
+
+struct Similarities;
+
+impl Head for Similarities {
+    fn forward(&self, features: &[Stream], _pass: &mut Pass) -> Result<Tensor> {
+        Ok(features[0].data.clone())
+    }
+
+    /// The mean of both cross-entropies of `[I, I]`: captions of a picture, pictures of a caption.
+    fn loss(&self, logits: &Tensor, _batch: &Batch) -> Result<Tensor> {
+        let items = logits.dim(0)?;
+        let own = Tensor::eye(items, logits.dtype(), logits.device())?;
+        let mut loss = None;
+        for logits in [logits.clone(), logits.t()?] {
+            let highest = logits.detach().max_keepdim(D::Minus1)?;
+            let logits = logits.broadcast_sub(&highest)?;
+            let all = logits.exp()?.sum(D::Minus1)?.log()?;
+            let right = (logits * &own)?.sum(D::Minus1)?;
+            let cross_entropy = (all - right)?.mean_all()?;
+            loss = Some(match loss {
+                None => cross_entropy,
+                Some(other) => ((cross_entropy + other)? * 0.5)?,
+            });
+        }
+        loss.ok_or_else(|| Error::plugin("there are two directions"))
+    }
+}
+
+/// Scenes and their captions, drawn when they are asked for.
+struct Scenes {
+    seed: u64,
+    steps: usize,
+    batch: usize,
+    tokenizer: ClipTokenizer,
+    preparation: Preparation,
+}
+
+impl Scenes {
+    fn batch(&self, first: u64, indices: &[usize]) -> Result<Batch> {
+        let (mut pixels, mut ids) = (Vec::new(), Vec::new());
+        let plane = (SIDE * SIDE) as usize;
+        for &index in indices {
+            let scene = Scene::new(self.seed, first + index as u64, SIDE);
+            let picture = scene.picture().into_raw();
+            let start = pixels.len();
+            pixels.resize(start + 3 * plane, 0f32);
+            for (i, value) in picture.into_iter().enumerate() {
+                let (mean, std) = (self.preparation.mean[i % 3], self.preparation.std[i % 3]);
+                pixels[start + i % 3 * plane + i / 3] = (f32::from(value) / 255.0 - mean) / std;
+            }
+            let caption = scene.caption(0);
+            ids.extend(self.tokenizer.encode(&caption, Pocket::CONTEXT).ids);
+        }
+        let (items, side) = (indices.len(), SIDE as usize);
+        let images = Tensor::from_vec(pixels, (items, 3, side, side), &Device::Cpu)?;
+        let tokens = Tensor::from_vec(ids, (items, Pocket::CONTEXT), &Device::Cpu)?;
+        let longest = self.longest(&tokens)?;
+        Batch::aligned(images, tokens.narrow(1, 0, longest)?.contiguous()?, None)
+    }
+
+    /// Nothing is gained by computing what every caption pads.
+    fn longest(&self, tokens: &Tensor) -> Result<usize> {
+        let rows = tokens.to_vec2::<u32>()?;
+        let length = |row: &Vec<u32>| row.iter().position(|id| *id == self.tokenizer.end());
+        let longest = rows.iter().filter_map(length).max();
+        Ok(longest.map_or(Pocket::CONTEXT, |last| last + 1))
+    }
+}
+
+impl Dataset for Scenes {
+    fn splits(&self) -> BTreeMap<String, usize> {
+        [("train".into(), self.steps * self.batch)].into()
+    }
+
+    fn len(&self, _split: &str) -> Result<usize> {
+        Ok(self.steps * self.batch)
+    }
+
+    fn train(&self, _split: &str, indices: &[usize], _seed: u64) -> Result<Batch> {
+        self.batch(0, indices)
+    }
+
+    fn evaluate(&self, _split: &str, indices: &[usize]) -> Result<Batch> {
+        self.batch(FIRST_HELD_OUT, indices)
+    }
+
+    fn scores(&self, _split: &str) -> Result<Box<dyn Scores + '_>> {
+        Ok(Box::new(Unscored))
+    }
+}
+
+/// Retrieval is over all held-out scenes together, not batch by batch: see [`retrieval`].
+struct Unscored;
+
+impl Scores for Unscored {
+    fn add(&mut self, _batch: &Batch, _logits: &Tensor) -> Result<()> {
+        Ok(())
+    }
+
+    fn report(&self) -> Result<Report> {
+        Ok(Report::default())
+    }
+}
+
+/// Percent of held-out pictures whose own caption is the most similar of all, and of captions
+/// whose own picture is.
+fn retrieval(model: &Tuned, scenes: &Scenes) -> Result<(f64, f64)> {
+    let all: Vec<usize> = (0..HELD_OUT).collect();
+    let batch = scenes.evaluate("", &all)?;
+    let logits = model.logits(&batch, &mut Pass::predict())?;
+    let right = |logits: &Tensor| -> Result<f64> {
+        let best: Vec<u32> = logits.contiguous()?.argmax(D::Minus1)?.to_vec1()?;
+        let own = best.iter().enumerate().filter(|(i, b)| *i == **b as usize);
+        Ok(100.0 * own.count() as f64 / HELD_OUT as f64)
+    };
+    Ok((right(&logits)?, right(&logits.t()?)?))
+}
+
+/// Merges (Sennrich et al., arXiv 1508.07909) of the words of captions and sentences, the most
+/// frequent pair first, as merges.txt has them.
+fn merges(seed: u64, most: usize) -> String {
+    let mut words: BTreeMap<Vec<String>, usize> = BTreeMap::new();
+    for number in 0..2000 {
+        let scene = Scene::new(seed, number, SIDE);
+        let said = scene.sayings().into_iter().map(|(_, s)| s.text());
+        for text in said.chain([scene.caption(0)]) {
+            for word in text.replace(',', " ,").split(' ') {
+                let mut parts: Vec<String> = word.chars().map(String::from).collect();
+                if let Some(last) = parts.last_mut() {
+                    last.push_str("</w>");
+                }
+                *words.entry(parts).or_default() += 1;
+            }
+        }
+    }
+    let mut lines = String::from("#version: 0.2\n");
+    for _ in 0..most {
+        let mut pairs: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+        for (parts, count) in &words {
+            for pair in parts.windows(2) {
+                *pairs.entry((&pair[0], &pair[1])).or_default() += count;
+            }
+        }
+        // Of equals the first in the alphabet.
+        let Some((pair, _)) = pairs.iter().rev().max_by_key(|(_, count)| **count) else {
+            break;
+        };
+        let (left, right) = (pair.0.to_string(), pair.1.to_string());
+        lines += &format!("{left} {right}\n");
+        let joined = words.iter().map(|(parts, count)| {
+            let mut whole: Vec<String> = Vec::new();
+            let mut held = false;
+            for part in parts {
+                match whole.last_mut() {
+                    Some(last) if held && *last == left && *part == right => {
+                        last.push_str(part);
+                        held = false;
+                    }
+                    _ => {
+                        whole.push(part.clone());
+                        held = true;
+                    }
+                }
+            }
+            (whole, *count)
+        });
+        words = joined.collect();
+    }
+    lines
+}
+
+/// A line now and then, and what was learned so far on disk.
+struct Lines<'a> {
+    started: Instant,
+    loss: f64,
+    /// The same values that are trained.
+    overlay: Overlay,
+    out: &'a Path,
+    merges: &'a str,
+}
+
+impl Lines<'_> {
+    /// Writes weights, rounded to f16, and merges; gives the weights and the bytes of their file.
+    fn write(&self) -> Result<(BTreeMap<String, Tensor>, usize)> {
+        let mut rounded = BTreeMap::new();
+        for (name, tensor) in self.overlay.tensors() {
+            rounded.insert(name, tensor.to_dtype(DType::F16)?);
+        }
+        let bytes = safetensors::serialize(&rounded, None).map_err(Error::plugin)?;
+        write_whole(&self.out.join("weights.safetensors"), |file| {
+            file.write_all(&bytes)
+        })?;
+        write_whole(&self.out.join("merges.txt"), |file| {
+            file.write_all(self.merges.as_bytes())
+        })?;
+        Ok((rounded, bytes.len()))
+    }
+}
+
+impl Observer for Lines<'_> {
+    fn step(&mut self, report: &StepReport) -> Result<()> {
+        self.loss = match self.loss.is_nan() {
+            true => report.loss,
+            false => 0.95 * self.loss + 0.05 * report.loss,
+        };
+        let done = report.step + 1;
+        if done % 25 == 0 || done == report.steps {
+            let spent = self.started.elapsed().as_secs_f64();
+            let left = spent * (report.steps - done) as f64 / done as f64;
+            let loss = self.loss;
+            eprintln!(
+                "step {done}/{}  loss {loss:.3}  {left:.0} s left",
+                report.steps
+            );
+        }
+        if done % KEPT_EVERY == 0 {
+            self.write()?;
+        }
+        Ok(())
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    let recipe = |weights: &str, adapters| -> Result<Recipe> {
+        Ok(Recipe {
+            backbone: Configured::<dyn Backbone>::of(Pocket {})?,
+            weights: WeightsChoice {
+                weights: weights.into(),
+                ..Default::default()
+            },
+            adapters,
+            task: Configured::<dyn Task>::of(Contrastive {})?,
+            train: TrainOptions {
+                steps: arguments.steps,
+                batch: arguments.batch,
+                seed: arguments.seed,
+                optimizer: OptimizerChoice::Adamw,
+                rate: arguments.rate,
+                weight_decay: 0.02,
+                betas: (0.9, 0.98),
+                clip: 1.0,
+                schedule: ScheduleChoice::Cosine {
+                    warmup: 0.04,
+                    floor: 0.01,
+                },
+                ..Default::default()
+            },
+        })
+    };
+    let everything = Configured::<dyn Adapter>::of(Unfreeze {
+        roles: vec![Group::All],
+        ..Default::default()
+    })?;
+    let start = recipe(&format!("random:{}", arguments.seed), vec![everything])?;
+
+    let words = merges(arguments.seed, Pocket::VOCABULARY - 514);
+    let scenes = Scenes {
+        seed: arguments.seed,
+        steps: arguments.steps,
+        batch: arguments.batch,
+        tokenizer: ClipTokenizer::of_merges(&words).map_err(Error::plugin)?,
+        preparation: Pocket {}.preparation(),
+    };
+    let mut model = Tuned::new(&start, weights::open(&start)?, Compute::default())?;
+    let mut lines = Lines {
+        started: Instant::now(),
+        loss: f64::NAN,
+        overlay: model.overlay.clone(),
+        out: &arguments.out,
+        merges: &words,
+    };
+    train(&mut model, &scenes, &start.train, &mut lines)?;
+
+    let (rounded, bytes) = lines.write()?;
+    // What is stated is what the rounded weights give.
+    let mut kept = BTreeMap::new();
+    for (name, tensor) in rounded {
+        kept.insert(name, tensor.to_dtype(DType::F32)?);
+    }
+    let frozen = recipe("random:0", Vec::new())?;
+    let model = Tuned::new(&frozen, Base::from_tensors(kept), Compute::default())?;
+    let (captions, pictures) = retrieval(&model, &scenes)?;
+    println!(
+        "{}: {} bytes; among {HELD_OUT} held-out scenes the right caption is first for {captions:.1}% of pictures, the right picture for {pictures:.1}% of captions; {:.0} s",
+        arguments.out.display(),
+        bytes,
+        lines.started.elapsed().as_secs_f64()
+    );
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    // SAFETY: nothing has started a thread yet.
+    unsafe { twinspan::sdk::ops::sleep_soon() };
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(said) => {
+            eprintln!("pretrain_pocket: {said}");
+            ExitCode::FAILURE
+        }
+    }
+}
