@@ -6,6 +6,8 @@
 //! (or naming it: `use twinspan as _;`) is what makes `clip`, `bridger` and the others known to
 //! [`sdk::registry`]. The program of the same name is built from it.
 //!
+//! [`Encoder`] is a backbone to look at, [`Model`] one with adapters and a task:
+//!
 //! ```
 //! use twinspan::sdk::registry::{self, AdapterEntry};
 //!
@@ -19,5 +21,10 @@ pub use twinspan_backbones as backbones;
 pub use twinspan_sdk as sdk;
 pub use twinspan_tasks as tasks;
 
+mod encoder;
 pub mod etris;
+mod model;
 pub mod scenes;
+
+pub use encoder::{Encoder, Indices, Intermediates};
+pub use model::Model;

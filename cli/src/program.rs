@@ -63,6 +63,10 @@ enum Command {
     Plan {
         /// The recipe, a TOML file
         recipe: PathBuf,
+        /// Adapters in place of the recipe's: NAME[OPTION=VALUE, …]@SITES, several joined by +,
+        /// as in "lora[rank=8]@text.query + bridger[dim=64]"
+        #[arg(long, value_name = "EXPRESSION")]
+        adapters: Option<String>,
         /// Change the recipe: KEY=VALUE, as in task.width=256
         #[arg(long, value_name = "KEY=VALUE")]
         set: Vec<String>,
@@ -175,6 +179,10 @@ struct TrainArgs {
     /// Replace the model or run in --out, once the new run saves for the first time
     #[arg(long)]
     overwrite: bool,
+    /// Adapters in place of the recipe's: NAME[OPTION=VALUE, …]@SITES, several joined by +,
+    /// as in "lora[rank=8]@text.query + bridger[dim=64]"
+    #[arg(long, value_name = "EXPRESSION")]
+    adapters: Option<String>,
     /// Change the recipe: KEY=VALUE, as in train.steps=100 or adapter.0.dim=32
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -303,7 +311,12 @@ impl Program {
             Command::Synth(args) => synth::run(&args),
             Command::List { kind, json } => list::run(kind, json),
             Command::Describe { name, json } => describe::run(&name, json),
-            Command::Plan { recipe, set, json } => plan::run(&recipe, &set, json),
+            Command::Plan {
+                recipe,
+                adapters,
+                set,
+                json,
+            } => plan::run(&recipe, adapters.as_deref(), &set, json),
             Command::Train(args) => train::run(&args),
             Command::Eval(args) => evaluate::run(&args),
             Command::Segment(args) => segment::run(&args),

@@ -261,3 +261,35 @@ fn sizes_that_are_a_slip_of_the_pen_are_refused_before_memory_is_asked_for() {
         );
     }
 }
+
+#[test]
+fn adapters_in_one_line_replace_the_recipe_s() {
+    let recipe = recipes().join("small.toml");
+    let expression = "lora[rank=2]@text.query + unfreeze[roles=[\"norm\"]]";
+    let plan = twinspan!("plan", &recipe, "--adapters", expression, "--json").json();
+    let (counts, _) = counts(&plan);
+    let labels: Vec<_> = counts.iter().map(|(label, _)| label.as_str()).collect();
+    assert_eq!(labels, ["lora", "unfreeze"]);
+    let sites = plan["adapters"][0]["sites"].as_array().unwrap();
+    let site = sites[0].as_str().unwrap();
+    assert!(
+        site.starts_with("text.") && site.ends_with("query"),
+        "{site}"
+    );
+    // Settings come on top.
+    let more = twinspan!(
+        "plan",
+        &recipe,
+        "--adapters",
+        expression,
+        "--set",
+        "adapter.0.rank=4",
+        "--json"
+    );
+    assert_eq!(self::counts(&more.json()).0[0].1, 2 * counts[0].1);
+    let message = twinspan!("plan", &recipe, "--adapters", "lora + brigder").error(2);
+    has(
+        &message,
+        &["column 8", "did you mean `bridger`?", "unfreeze"],
+    );
+}

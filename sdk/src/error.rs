@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use crate::checkpoint::CheckpointError;
 use crate::file::FileError;
 use crate::key_map::KeyMapError;
-use crate::site::Tap;
+use crate::site::{Tap, Tower};
 
 /// The result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -61,6 +61,16 @@ pub enum Error {
         /// What is wrong.
         message: String,
     },
+    /// An expression of adapters is not one.
+    #[error("`{text}`, column {column}: {message}")]
+    Expression {
+        /// The expression.
+        text: String,
+        /// Counted from 1, in characters.
+        column: usize,
+        /// What is wrong, with the choices.
+        message: String,
+    },
     /// An adapter's wish matches no place of the backbone.
     #[error("`{adapter}` matches no site: it asks for {asked}; the backbone offers {offered}")]
     NoSuchSite {
@@ -104,6 +114,40 @@ pub enum Error {
         tap: Tap,
         /// The labels of the adapters that look from one tower into the other.
         adapters: Vec<String>,
+    },
+    /// One tower is asked for alone, but it looks into the other.
+    #[error(
+        "{tap} cannot be had without {}: {} looks from one tower into the other; give both, or disable it", inputs(.tap.tower.other()), and(.adapters)
+    )]
+    OtherTower {
+        /// What was asked for.
+        tap: Tap,
+        /// The labels of the adapters that look from one tower into the other.
+        adapters: Vec<String>,
+    },
+    /// A tower runs but was given nothing.
+    #[error("{} are needed, and none are given", inputs(*.tower))]
+    NothingGiven {
+        /// The tower.
+        tower: Tower,
+    },
+    /// No adapter has this label.
+    #[error("no adapter is labelled `{label}`{}; there are: {}", did_you_mean(.label, .known), listed(.known))]
+    UnknownLabel {
+        /// The label asked for.
+        label: String,
+        /// The labels there are.
+        known: Vec<String>,
+    },
+    /// A part of what an adapter changes makes no sense.
+    #[error("`{adapter}` cannot be scaled by {scale}: {why}; it can be enabled and disabled")]
+    CannotScale {
+        /// Its label.
+        adapter: String,
+        /// The scale asked for.
+        scale: f64,
+        /// Why.
+        why: &'static str,
     },
     /// Similarities that depend on the pair need every pair.
     #[error(
@@ -278,10 +322,15 @@ impl Error {
             UnknownPlugin { .. }
             | Options { .. }
             | Recipe { .. }
+            | Expression { .. }
             | NoSuchSite { .. }
             | NoSuchTap { .. }
             | Unread { .. }
             | ItemsArePairs { .. }
+            | OtherTower { .. }
+            | NothingGiven { .. }
+            | UnknownLabel { .. }
+            | CannotScale { .. }
             | Cycle { .. }
             | SecondReparametrisation { .. }
             | NameTaken { .. }
@@ -298,6 +347,20 @@ fn cyclic(adapters: &[String], cycle: &str) -> String {
             "{} cannot be combined: each waits for what the other changes ({cycle})",
             and(many)
         ),
+    }
+}
+
+fn inputs(tower: Tower) -> &'static str {
+    match tower {
+        Tower::Vision => "pictures",
+        Tower::Text => "sentences",
+    }
+}
+
+fn listed(labels: &[String]) -> String {
+    match labels.is_empty() {
+        true => "none".into(),
+        false => labels.join(", "),
     }
 }
 

@@ -1,8 +1,10 @@
 //! Hooks: how adapters change what flows, by what they change.
 //!
 //! Owns the traits of all hook shapes and the table they hang in, resolved when a model is built:
-//! a forward pass indexes it and looks up no name. Which hooks run when is
-//! [`Tuned::forward`](crate::tuned::Tuned::forward)'s and the blocks' business.
+//! a forward pass indexes it and looks up no name. Each hook knows which adapter hung it and how
+//! much of its change counts; by what name an adapter is enabled or scaled is [`crate::tuned`]'s
+//! business, and which hooks run when is [`Tuned::forward`](crate::tuned::Tuned::forward)'s and
+//! the blocks'.
 //!
 //! | shape | trait | acts on |
 //! |---|---|---|
@@ -27,6 +29,7 @@ use crate::pass::{ByItem, CarryKey, Pass, Repeat, TapKey};
 use crate::site::{At, Branch, Moment, Projection, Tap, Tower};
 use crate::stream::Stream;
 use crate::topology::{ProjectionInfo, TowerTopology};
+use crate::tuned::HEAD;
 
 /// Along which dimension channels lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,6 +165,12 @@ pub trait BranchHook: Send + Sync {
 
 /// A change of the stream: tokens put in, replaced, taken out; or a look at it (LST).
 pub trait StreamHook: Send + Sync {
+    /// Whether the new stream has the tokens of the old, each changed: a part of such a change
+    /// makes sense, and the adapter can be scaled. Half of a prompt does not.
+    fn keeps_tokens(&self) -> bool {
+        false
+    }
+
     /// The new stream.
     ///
     /// # Errors
@@ -327,15 +336,94 @@ pub trait Operator {
     fn channels(&self) -> Channels;
 }
 
+/// A hook, the adapter that hung it, and how much of its change counts: 1 all of it, 0 nothing.
+pub(crate) struct Hung<T: ?Sized> {
+    hook: Box<T>,
+    owner: usize,
+    strength: f64,
+}
+
+impl<T: ?Sized> Hung<T> {
+    fn new(hook: Box<T>, owner: usize) -> Self {
+        Self {
+            hook,
+            owner,
+            strength: 1.0,
+        }
+    }
+
+    fn acts(&self) -> bool {
+        self.strength != 0.0
+    }
+
+    /// The part of the change from `before` to `after` that counts.
+    fn part(&self, before: &Tensor, after: Tensor) -> Result<Tensor> {
+        part(before, after, self.strength)
+    }
+
+    /// `y` and the part of `added` that counts.
+    fn plus(&self, y: &Tensor, added: Tensor) -> Result<Tensor> {
+        let added = match self.strength == 1.0 {
+            true => added,
+            false => (added * self.strength)?,
+        };
+        Ok(ops::add(y, &added)?)
+    }
+
+    /// [`part`](Self::part) of a weight and its bias.
+    fn folded(&self, before: &Folded, after: Folded) -> Result<Folded> {
+        if self.strength == 1.0 {
+            return Ok(after);
+        }
+        let bias = match (&before.bias, after.bias) {
+            (None, None) => None,
+            (Some(b), Some(a)) => Some(self.part(b, a)?),
+            (Some(b), None) => Some(self.part(b, b.zeros_like()?)?),
+            (None, Some(a)) => Some(self.part(&a.zeros_like()?, a)?),
+        };
+        Ok(Folded {
+            weight: self.part(&before.weight, after.weight)?,
+            bias,
+        })
+    }
+}
+
+impl Hung<dyn Reparametrise> {
+    fn factor(&self, updated: &Tensor, pass: &Pass) -> Result<Tensor> {
+        let factor = self.hook.rows(updated, pass)?;
+        self.part(&factor.ones_like()?, factor)
+    }
+}
+
+/// before + strength · (after − before).
+pub(crate) fn part(before: &Tensor, after: Tensor, strength: f64) -> Result<Tensor> {
+    if strength == 1.0 {
+        return Ok(after);
+    }
+    let change = ops::add(&after, &before.neg()?)?;
+    Ok(ops::add(before, &(change * strength)?)?)
+}
+
+/// Those of `hooks` whose changes count.
+fn acting<T: ?Sized>(hooks: &[Hung<T>]) -> impl DoubleEndedIterator<Item = &Hung<T>> {
+    hooks.iter().filter(|h| h.acts())
+}
+
+fn weigh<T: ?Sized>(hooks: &mut [Hung<T>], owner: usize, strength: f64) {
+    for hook in hooks.iter_mut().filter(|h| h.owner == owner) {
+        hook.strength = strength;
+    }
+}
+
 /// The hooks of one projection, in their fixed order: input, weight + updates, rows, output,
 /// bypass.
 #[derive(Default)]
 pub struct ProjectionHooks {
-    input: Vec<Box<dyn Transform>>,
-    updates: Vec<Box<dyn Update>>,
-    rows: Option<Box<dyn Reparametrise>>,
-    output: Vec<Box<dyn Transform>>,
-    bypass: Vec<Box<dyn Bypass>>,
+    input: Vec<Hung<dyn Transform>>,
+    updates: Vec<Hung<dyn Update>>,
+    rows: Option<Hung<dyn Reparametrise>>,
+    output: Vec<Hung<dyn Transform>>,
+    bypass: Vec<Hung<dyn Bypass>>,
 }
 
 impl ProjectionHooks {
@@ -362,24 +450,20 @@ impl ProjectionHooks {
             return operator.forward(x, pass);
         }
         let mut read = x.clone();
-        for hook in &self.input {
-            read = hook.forward(&read, pass)?;
+        for hung in acting(&self.input) {
+            let after = hung.hook.forward(&read, pass)?;
+            read = hung.part(&read, after)?;
         }
-        let mut y = match &self.rows {
+        let mut y = match self.rows.as_ref().filter(|rows| rows.acts()) {
             None => {
-                let mut y = operator.forward(&read, pass)?;
-                for update in &self.updates {
-                    y = ops::add(&y, &update.forward(&read, pass)?)?;
-                }
-                y
+                let y = operator.forward(&read, pass)?;
+                self.with_updates(y, &read, pass)?
             }
             Some(rows) => {
-                let updated = self.updated(operator, pass)?;
-                let factor = rows.rows(&turned(operator, updated)?, pass)?;
-                let mut y = operator.product(&read, pass)?;
-                for update in &self.updates {
-                    y = ops::add(&y, &update.forward(&read, pass)?)?;
-                }
+                let updated = turned(operator, self.updated(operator, pass)?)?;
+                let factor = rows.factor(&updated, pass)?;
+                let y = operator.product(&read, pass)?;
+                let mut y = self.with_updates(y, &read, pass)?;
                 let channels = operator.channels();
                 y = ops::mul(&y, &channels.shape(&factor)?)?;
                 match operator.bias(pass)? {
@@ -388,11 +472,19 @@ impl ProjectionHooks {
                 }
             }
         };
-        for hook in &self.output {
-            y = hook.forward(&y, pass)?;
+        for hung in acting(&self.output) {
+            let after = hung.hook.forward(&y, pass)?;
+            y = hung.part(&y, after)?;
         }
-        for bypass in &self.bypass {
-            y = ops::add(&y, &bypass.forward(x, pass)?)?;
+        for hung in acting(&self.bypass) {
+            y = hung.plus(&y, hung.hook.forward(x, pass)?)?;
+        }
+        Ok(y)
+    }
+
+    fn with_updates(&self, mut y: Tensor, read: &Tensor, pass: &mut Pass) -> Result<Tensor> {
+        for hung in acting(&self.updates) {
+            y = hung.plus(&y, hung.hook.forward(read, pass)?)?;
         }
         Ok(y)
     }
@@ -409,34 +501,35 @@ impl ProjectionHooks {
     /// [`fold`](Self::fold), with the hooks on the norm that the projection reads folded in too.
     fn fold_behind(
         &self,
-        norm: &[Box<dyn Transform>],
+        norm: &[Hung<dyn Transform>],
         operator: &(impl Operator + ?Sized),
         pass: &Pass,
     ) -> Result<Folded> {
-        if !self.bypass.is_empty() {
+        if acting(&self.bypass).next().is_some() {
             return Err(Error::CannotFold {
                 why: "a path around a projection is not part of its weight",
             });
         }
         let mut weight = turned(operator, self.updated(operator, pass)?)?;
-        if let Some(rows) = &self.rows {
-            let factor = rows.rows(&weight, pass)?;
-            weight = scale_rows(&weight, &factor)?;
+        if let Some(rows) = self.rows.as_ref().filter(|rows| rows.acts()) {
+            weight = scale_rows(&weight, &rows.factor(&weight, pass)?)?;
         }
         let mut folded = Folded {
             weight,
             bias: operator.bias(pass)?,
         };
-        if operator.is_table() && !self.input.is_empty() {
+        if operator.is_table() && acting(&self.input).next().is_some() {
             return Err(Error::CannotFold {
                 why: "ids have no channels to scale or shift",
             });
         }
-        for hook in norm.iter().chain(&self.input).rev() {
-            folded = hook.fold_input(folded, pass)?;
+        for hung in acting(norm).chain(acting(&self.input)).rev() {
+            let after = hung.hook.fold_input(folded.clone(), pass)?;
+            folded = hung.folded(&folded, after)?;
         }
-        for hook in &self.output {
-            folded = hook.fold_output(folded, pass)?;
+        for hung in acting(&self.output) {
+            let after = hung.hook.fold_output(folded.clone(), pass)?;
+            folded = hung.folded(&folded, after)?;
         }
         folded.weight = turned(operator, folded.weight)?;
         if operator.is_table()
@@ -449,10 +542,18 @@ impl ProjectionHooks {
 
     fn updated(&self, operator: &(impl Operator + ?Sized), pass: &Pass) -> Result<Tensor> {
         let mut weight = operator.weight(pass)?;
-        for update in &self.updates {
-            weight = ops::add(&weight, &update.delta(pass)?)?;
+        for hung in acting(&self.updates) {
+            weight = hung.plus(&weight, hung.hook.delta(pass)?)?;
         }
         Ok(weight)
+    }
+
+    fn weigh(&mut self, owner: usize, strength: f64) {
+        weigh(&mut self.input, owner, strength);
+        weigh(&mut self.updates, owner, strength);
+        weigh(self.rows.as_mut_slice(), owner, strength);
+        weigh(&mut self.output, owner, strength);
+        weigh(&mut self.bypass, owner, strength);
     }
 }
 
@@ -467,9 +568,9 @@ fn turned(operator: &(impl Operator + ?Sized), weight: Tensor) -> Result<Tensor>
 /// The hooks of one depth of a tower.
 pub struct PlaceHooks {
     projections: Vec<ProjectionHooks>,
-    norms: Vec<Vec<Box<dyn Transform>>>,
-    branches: Vec<Vec<Box<dyn BranchHook>>>,
-    key_values: Vec<Box<dyn KeyValueHook>>,
+    norms: Vec<Vec<Hung<dyn Transform>>>,
+    branches: Vec<Vec<Hung<dyn BranchHook>>>,
+    key_values: Vec<Hung<dyn KeyValueHook>>,
 }
 
 impl Default for PlaceHooks {
@@ -497,8 +598,9 @@ impl PlaceHooks {
     /// # Errors
     /// An operation failed.
     pub fn normed(&self, branch: Branch, mut normed: Tensor, pass: &mut Pass) -> Result<Tensor> {
-        for hook in &self.norms[branch as usize] {
-            normed = hook.forward(&normed, pass)?;
+        for hung in acting(&self.norms[branch as usize]) {
+            let after = hung.hook.forward(&normed, pass)?;
+            normed = hung.part(&normed, after)?;
         }
         Ok(normed)
     }
@@ -515,9 +617,10 @@ impl PlaceHooks {
         mut output: Tensor,
         pass: &mut Pass,
     ) -> Result<Tensor> {
-        for hook in &self.branches[branch as usize] {
-            if hook.scale() == scale {
-                output = hook.forward(view, &output, pass)?;
+        for hung in acting(&self.branches[branch as usize]) {
+            if hung.hook.scale() == scale {
+                let after = hung.hook.forward(view, &output, pass)?;
+                output = hung.part(&output, after)?;
             }
         }
         Ok(output)
@@ -533,10 +636,23 @@ impl PlaceHooks {
         mut value: Tensor,
         pass: &mut Pass,
     ) -> Result<(Tensor, Tensor)> {
-        for hook in &self.key_values {
-            (key, value) = hook.forward(key, value, pass)?;
+        for hung in acting(&self.key_values) {
+            (key, value) = hung.hook.forward(key, value, pass)?;
         }
         Ok((key, value))
+    }
+
+    fn weigh(&mut self, owner: usize, strength: f64) {
+        for hooks in &mut self.projections {
+            hooks.weigh(owner, strength);
+        }
+        for hooks in &mut self.norms {
+            weigh(hooks, owner, strength);
+        }
+        for hooks in &mut self.branches {
+            weigh(hooks, owner, strength);
+        }
+        weigh(&mut self.key_values, owner, strength);
     }
 }
 
@@ -546,10 +662,10 @@ pub struct TowerHooks {
     embed: PlaceHooks,
     blocks: Vec<PlaceHooks>,
     last: PlaceHooks,
-    embedding: [Vec<Box<dyn StreamHook>>; 3],
-    before: Vec<Vec<Box<dyn StreamHook>>>,
-    after: Vec<Vec<Box<dyn StreamHook>>>,
-    pooled: Vec<Box<dyn PooledHook>>,
+    embedding: [Vec<Hung<dyn StreamHook>>; 3],
+    before: Vec<Vec<Hung<dyn StreamHook>>>,
+    after: Vec<Vec<Hung<dyn StreamHook>>>,
+    pooled: Vec<Hung<dyn PooledHook>>,
 }
 
 impl TowerHooks {
@@ -603,7 +719,41 @@ impl TowerHooks {
         }
     }
 
-    fn moment_mut(&mut self, at: Moment) -> &mut Vec<Box<dyn StreamHook>> {
+    fn places_mut(&mut self) -> impl Iterator<Item = &mut PlaceHooks> {
+        let ends = [&mut self.embed, &mut self.last];
+        self.blocks.iter_mut().chain(ends)
+    }
+
+    fn streams_mut(&mut self) -> impl Iterator<Item = &mut Vec<Hung<dyn StreamHook>>> {
+        let between = self.before.iter_mut().chain(&mut self.after);
+        self.embedding.iter_mut().chain(between)
+    }
+
+    fn weigh(&mut self, owner: usize, strength: f64) {
+        for place in self.places_mut() {
+            place.weigh(owner, strength);
+        }
+        for hooks in self.streams_mut() {
+            weigh(hooks, owner, strength);
+        }
+        weigh(&mut self.pooled, owner, strength);
+    }
+
+    /// Why a part of what `owner` changes here makes no sense, if it does not.
+    fn indivisible(&self, owner: usize) -> Option<&'static str> {
+        let between = self.before.iter().chain(&self.after);
+        let mut streams = self.embedding.iter().chain(between).flatten();
+        let prompts = |h: &Hung<dyn StreamHook>| h.owner == owner && !h.hook.keeps_tokens();
+        let mut places = self.blocks.iter().chain([&self.embed, &self.last]);
+        let prefixes = |p: &PlaceHooks| p.key_values.iter().any(|h| h.owner == owner);
+        match (streams.any(prompts), places.any(prefixes)) {
+            (true, _) => Some("it puts tokens into a stream or takes them out"),
+            (_, true) => Some("it puts keys and values into an attention"),
+            _ => None,
+        }
+    }
+
+    fn moment_mut(&mut self, at: Moment) -> &mut Vec<Hung<dyn StreamHook>> {
         match at {
             Moment::Embed(step) => &mut self.embedding[step as usize],
             Moment::Before(i) => &mut self.before[i],
@@ -617,15 +767,21 @@ impl TowerHooks {
             Moment::Before(i) => &self.before[i],
             Moment::After(i) => &self.after[i],
         };
-        for hook in hooks {
-            stream = hook.forward(stream, pass)?;
+        for hung in acting(hooks) {
+            if hung.strength == 1.0 {
+                stream = hung.hook.forward(stream, pass)?;
+                continue;
+            }
+            let after = hung.hook.forward(stream.clone(), pass)?;
+            stream = after.with(hung.part(&stream.data, after.data.clone())?);
         }
         Ok(stream)
     }
 
     pub(crate) fn pooled(&self, mut pooled: Tensor, pass: &mut Pass) -> Result<Tensor> {
-        for hook in &self.pooled {
-            pooled = hook.forward(&pooled, pass)?;
+        for hung in acting(&self.pooled) {
+            let after = hung.hook.forward(&pooled, pass)?;
+            pooled = hung.part(&pooled, after)?;
         }
         Ok(pooled)
     }
@@ -636,7 +792,25 @@ pub(crate) struct HungBridge {
     pub vision: usize,
     pub text: usize,
     pub owner: String,
-    pub bridge: Box<dyn Bridge>,
+    hung: Hung<dyn Bridge>,
+}
+
+impl HungBridge {
+    pub fn forward(
+        &self,
+        vision: Stream,
+        text: Stream,
+        pass: &mut Pass,
+    ) -> Result<(Stream, Stream)> {
+        if self.hung.strength == 1.0 {
+            return self.hung.hook.forward(vision, text, pass);
+        }
+        let (v, t) = self.hung.hook.forward(vision.clone(), text.clone(), pass)?;
+        Ok((
+            v.with(self.hung.part(&vision.data, v.data.clone())?),
+            t.with(self.hung.part(&text.data, t.data.clone())?),
+        ))
+    }
 }
 
 /// Who reads a stream.
@@ -646,7 +820,7 @@ pub(crate) enum Reader {
     Place(Tower, At),
     /// A bridge after these blocks, vision first.
     Bridge(usize, usize),
-    /// The task's head, when both towers are done.
+    /// The task's head or a user, when both towers are done.
     Head,
 }
 
@@ -679,15 +853,28 @@ pub(crate) struct Reading {
     pub reader: Reader,
 }
 
+impl Reading {
+    /// What a task or a user looks at when both towers are done.
+    pub fn of_head(tap: Tap) -> Self {
+        Self {
+            tap,
+            owner: HEAD.to_string(),
+            reader: Reader::Head,
+        }
+    }
+}
+
 /// All hooks of a model, and what they read.
 #[derive(Default)]
 pub struct Hooks {
     pub(crate) vision: TowerHooks,
     pub(crate) text: TowerHooks,
     pub(crate) bridges: Vec<HungBridge>,
-    pub(crate) logits: Vec<Box<dyn LogitsHook>>,
+    logits: Vec<Hung<dyn LogitsHook>>,
     pub(crate) readings: Vec<Reading>,
     pub(crate) owner: String,
+    /// The adapters that have begun so far; the last one is hanging its hooks.
+    begun: usize,
     pub(crate) acts: Vec<(String, Option<(Tower, At)>)>,
     /// Carries that have a row for each item of a tower, and how they become pairs.
     pub(crate) along: Vec<(Tower, usize, Repeat)>,
@@ -723,6 +910,7 @@ impl Hooks {
 
     pub(crate) fn begin(&mut self, owner: &str, declared: &[(&Slot, Vec<Tap>)]) {
         self.owner = owner.to_string();
+        self.begun += 1;
         self.declared = declared
             .iter()
             .filter_map(|(slot, taps)| Some((Reader::of(slot)?, taps)))
@@ -737,6 +925,41 @@ impl Hooks {
         }
     }
 
+    /// Lets so much of what adapter `owner`, counted from 0, changes count.
+    pub(crate) fn weigh(&mut self, owner: usize, strength: f64) {
+        self.vision.weigh(owner, strength);
+        self.text.weigh(owner, strength);
+        weigh(&mut self.logits, owner, strength);
+        for bridge in self.bridges.iter_mut().filter(|b| b.hung.owner == owner) {
+            bridge.hung.strength = strength;
+        }
+    }
+
+    /// Why a part of what adapter `owner` changes makes no sense, if it does not.
+    pub(crate) fn indivisible(&self, owner: usize) -> Option<&'static str> {
+        let vision = self.vision.indivisible(owner);
+        vision.or_else(|| self.text.indivisible(owner))
+    }
+
+    /// The similarities with their hooks.
+    pub(crate) fn similarities(
+        &self,
+        mut logits: Tensor,
+        vision: &Tensor,
+        text: &Tensor,
+        pass: &mut Pass,
+    ) -> Result<Tensor> {
+        for hung in acting(&self.logits) {
+            let after = hung.hook.forward(&logits, vision, text, pass)?;
+            logits = hung.part(&logits, after)?;
+        }
+        Ok(logits)
+    }
+
+    fn hung<T: ?Sized>(&self, hook: Box<T>) -> Hung<T> {
+        Hung::new(hook, self.begun.saturating_sub(1))
+    }
+
     fn act(&mut self, place: Option<(Tower, At)>) {
         self.acts.push((self.owner.clone(), place));
     }
@@ -749,21 +972,24 @@ impl Hooks {
 
     /// A change of a projection's input.
     pub fn input(&mut self, slot: &ProjectionSlot, hook: impl Transform + 'static) {
-        self.projection(slot).input.push(Box::new(hook));
+        let hung = self.hung(Box::new(hook) as Box<dyn Transform>);
+        self.projection(slot).input.push(hung);
     }
 
     /// An update of a projection's weight.
     pub fn update(&mut self, slot: &ProjectionSlot, hook: impl Update + 'static) {
-        self.projection(slot).updates.push(Box::new(hook));
+        let hung = self.hung(Box::new(hook) as Box<dyn Update>);
+        self.projection(slot).updates.push(hung);
     }
 
     /// A reparametrisation of a projection; a second one at the same site is an error of the
     /// plan.
     pub fn reparametrise(&mut self, slot: &ProjectionSlot, hook: impl Reparametrise + 'static) {
         let owner = self.owner.clone();
+        let hung = self.hung(Box::new(hook) as Box<dyn Reparametrise>);
         let here = self.projection(slot);
         if here.rows.is_none() {
-            here.rows = Some(Box::new(hook));
+            here.rows = Some(hung);
         } else {
             self.clash = Some(Error::SecondReparametrisation {
                 adapter: owner,
@@ -774,64 +1000,74 @@ impl Hooks {
 
     /// A change of a projection's output.
     pub fn output(&mut self, slot: &ProjectionSlot, hook: impl Transform + 'static) {
-        self.projection(slot).output.push(Box::new(hook));
+        let hung = self.hung(Box::new(hook) as Box<dyn Transform>);
+        self.projection(slot).output.push(hung);
     }
 
     /// A path around a projection.
     pub fn bypass(&mut self, slot: &ProjectionSlot, hook: impl Bypass + 'static) {
-        self.projection(slot).bypass.push(Box::new(hook));
+        let hung = self.hung(Box::new(hook) as Box<dyn Bypass>);
+        self.projection(slot).bypass.push(hung);
     }
 
     /// A change of a branch's normed input.
     pub fn norm(&mut self, slot: &BranchSlot, hook: impl Transform + 'static) {
         self.act(Some((slot.tower, At::Block(slot.block))));
+        let hung = self.hung(Box::new(hook) as Box<dyn Transform>);
         let place = self.tower_mut(slot.tower).place_mut(At::Block(slot.block));
-        place.norms[slot.branch as usize].push(Box::new(hook));
+        place.norms[slot.branch as usize].push(hung);
     }
 
     /// A change of a branch's output.
     pub fn branch(&mut self, slot: &BranchSlot, hook: impl BranchHook + 'static) {
         self.act(Some((slot.tower, At::Block(slot.block))));
+        let hung = self.hung(Box::new(hook) as Box<dyn BranchHook>);
         let place = self.tower_mut(slot.tower).place_mut(At::Block(slot.block));
-        place.branches[slot.branch as usize].push(Box::new(hook));
+        place.branches[slot.branch as usize].push(hung);
     }
 
     /// A change of the stream.
     pub fn stream(&mut self, slot: &StreamSlot, hook: impl StreamHook + 'static) {
         self.act(Some((slot.tower, slot.moment.at())));
-        let hooks = self.tower_mut(slot.tower).moment_mut(slot.moment);
-        hooks.push(Box::new(hook));
+        let hung = self.hung(Box::new(hook) as Box<dyn StreamHook>);
+        self.tower_mut(slot.tower)
+            .moment_mut(slot.moment)
+            .push(hung);
     }
 
     /// A change of keys and values.
     pub fn key_value(&mut self, slot: &KeyValueSlot, hook: impl KeyValueHook + 'static) {
         self.act(Some((slot.tower, At::Block(slot.block))));
+        let hung = self.hung(Box::new(hook) as Box<dyn KeyValueHook>);
         let place = self.tower_mut(slot.tower).place_mut(At::Block(slot.block));
-        place.key_values.push(Box::new(hook));
+        place.key_values.push(hung);
     }
 
     /// A bridge.
     pub fn bridge(&mut self, slot: &StageSlot, hook: impl Bridge + 'static) {
         self.act(Some((Tower::Vision, At::Block(slot.vision.0))));
         self.act(Some((Tower::Text, At::Block(slot.text.0))));
+        let hung = self.hung(Box::new(hook) as Box<dyn Bridge>);
         self.bridges.push(HungBridge {
             vision: slot.vision.0,
             text: slot.text.0,
             owner: self.owner.clone(),
-            bridge: Box::new(hook),
+            hung,
         });
     }
 
     /// A change of a pooled vector.
     pub fn pooled(&mut self, slot: &PooledSlot, hook: impl PooledHook + 'static) {
         self.act(Some((slot.tower, At::Pooled)));
-        self.tower_mut(slot.tower).pooled.push(Box::new(hook));
+        let hung = self.hung(Box::new(hook) as Box<dyn PooledHook>);
+        self.tower_mut(slot.tower).pooled.push(hung);
     }
 
     /// A change of the logits of the joint space.
     pub fn logits(&mut self, hook: impl LogitsHook + 'static) {
         self.act(Some((Tower::Vision, At::Logits)));
-        self.logits.push(Box::new(hook));
+        let hung = self.hung(Box::new(hook) as Box<dyn LogitsHook>);
+        self.logits.push(hung);
     }
 
     /// A place for a `T` that hooks of this adapter hand on to each other within a pass. What has
@@ -868,14 +1104,5 @@ impl Hooks {
             reader,
         });
         Ok(TapKey(self.readings.len() - 1))
-    }
-
-    pub(crate) fn tap_for_task(&mut self, tap: Tap) -> TapKey {
-        self.readings.push(Reading {
-            tap,
-            owner: "head".to_string(),
-            reader: Reader::Head,
-        });
-        TapKey(self.readings.len() - 1)
     }
 }

@@ -20,6 +20,7 @@ pub mod device;
 pub mod error;
 pub mod evaluate;
 pub mod events;
+pub mod expression;
 pub mod file;
 pub mod frozen;
 pub mod hooks;

@@ -9,11 +9,13 @@ use serde::{Deserialize, Serialize};
 use crate::adapter::Adapter;
 use crate::backbone::Backbone;
 use crate::error::{Error, Result, nearest};
+use crate::expression::{self, Term};
 use crate::registry::{self, AdapterEntry, BackboneEntry, Configured, TaskEntry};
 use crate::task::Task;
 use crate::tuned::HEAD;
 
 /// What a run is made of.
+#[derive(Clone)]
 pub struct Recipe {
     /// The backbone.
     pub backbone: Configured<dyn Backbone>,
@@ -220,6 +222,15 @@ impl Recipe {
     /// # Errors
     /// The file cannot be read or is not a recipe; a setting is not `key=value`.
     pub fn open_with(path: &Path, settings: &[String]) -> Result<Self> {
+        Self::open_adapted(path, None, settings)
+    }
+
+    /// The same, with the adapters of an [expression](crate::expression) in place of the file's,
+    /// where one is given. Settings come on top of both.
+    ///
+    /// # Errors
+    /// As [`open_with`](Self::open_with); the text is not an expression.
+    pub fn open_adapted(path: &Path, adapters: Option<&str>, settings: &[String]) -> Result<Self> {
         let origin = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|e| Error::Recipe {
             origin: origin.clone(),
@@ -229,6 +240,13 @@ impl Recipe {
             origin: origin.clone(),
             message: format!("not TOML: {}", one_line(&e.to_string())),
         })?;
+        if let Some(adapters) = adapters {
+            let terms = expression::parse(adapters)?
+                .iter()
+                .map(|adapter| toml::Value::Table(Term::of(adapter).to_table()))
+                .collect();
+            table.insert("adapter".into(), toml::Value::Array(terms));
+        }
         for setting in settings {
             set(&mut table, setting)?;
         }
@@ -349,6 +367,25 @@ impl Recipe {
                 owners.join(", ")
             ))
         })
+    }
+
+    /// The same recipe without the adapter at `place`, counted from 0: the labels of those behind
+    /// it close up, and `train.groups` follows them. One that is not there changes nothing.
+    pub fn without(&self, place: usize) -> Self {
+        let mut smaller = self.clone();
+        let mut labels = self.labels();
+        if place >= labels.len() {
+            return smaller;
+        }
+        smaller.adapters.remove(place);
+        let lost = labels.remove(place);
+        smaller.train.groups.remove(&lost);
+        for (old, new) in labels.into_iter().zip(smaller.labels()) {
+            if let Some(group) = smaller.train.groups.remove(&old) {
+                smaller.train.groups.insert(new, group);
+            }
+        }
+        smaller
     }
 
     /// The label of each adapter: its name, numbered from the second of a name on.

@@ -3,6 +3,8 @@
 //! Owns registration and lookup. Strings become types here and nowhere else. Code that names its
 //! plugins directly (`Lora { rank: 8, ..Default::default() }`) needs none of it.
 
+use std::sync::Arc;
+
 use crate::adapter::Adapter;
 use crate::backbone::Backbone;
 use crate::error::{Error, Result};
@@ -20,14 +22,24 @@ pub struct Entry<T: ?Sized> {
     parse: fn(toml::Table) -> std::result::Result<Configured<T>, toml::de::Error>,
 }
 
-/// A plugin with its options.
+/// A plugin with its options. A clone is the same plugin.
 pub struct Configured<T: ?Sized> {
     /// Its name.
     pub name: &'static str,
     /// The plugin.
-    pub plugin: Box<T>,
+    pub plugin: Arc<T>,
     /// Its options with every default filled in.
     pub options: toml::Table,
+}
+
+impl<T: ?Sized> Clone for Configured<T> {
+    fn clone(&self) -> Self {
+        Self {
+            name: self.name,
+            plugin: self.plugin.clone(),
+            options: self.options.clone(),
+        }
+    }
 }
 
 /// A kind of plugin, for lookup.
@@ -54,7 +66,7 @@ macro_rules! kind {
                     options: P::OPTIONS,
                     parse: |table| configure::<P>(table).map(|(plugin, options)| Configured {
                         name: P::NAME,
-                        plugin: Box::new(plugin) as Box<dyn $trait>,
+                        plugin: Arc::new(plugin) as Arc<dyn $trait>,
                         options,
                     }),
                 })
@@ -79,7 +91,7 @@ macro_rules! kind {
             pub fn of<P: Plugin + $trait>(plugin: P) -> Result<Self> {
                 let options = toml::Table::try_from(&plugin)
                     .map_err(|e| options_error($name, P::NAME, &e.to_string()))?;
-                Ok(Self { name: P::NAME, plugin: Box::new(plugin), options })
+                Ok(Self { name: P::NAME, plugin: Arc::new(plugin), options })
             }
         }
     };

@@ -1,8 +1,10 @@
-//! Small parts for tests and examples: a toy backbone, a toy task, adapters made of closures.
+//! Small parts for tests and examples: a toy backbone, a toy task, adapters made of closures; and
+//! the [`laws`] that every plugin keeps.
 //!
 //! For the tests of this crate and of plugin crates. Not registered: code uses them through
 //! [`Configured::of`](crate::registry::Configured::of), and [`recipe`] puts them together.
 
+pub mod laws;
 mod scripted;
 mod silent;
 mod toy;

@@ -2,19 +2,25 @@
 //! both towers.
 //!
 //! Owns assembly (plan and model come out of the same code, so a plan's counts are the model's)
-//! and [`Tuned::forward`]. Knows no plugin; trains and saves nothing itself.
+//! and [`Tuned::forward`]. Which steps lead to what is asked for is in `route`, what of each
+//! adapter counts in `strength`. Knows no plugin; trains and saves nothing itself.
+
+mod route;
+mod strength;
+
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
 use crate::adapter::{Adapter, Installed, Slot, Source};
-use crate::backbone::{Encoder, Encoders, Weights, value_in};
+use crate::backbone::{Backbone, Encoder, Encoders, Weights, value_in};
 use crate::base::Base;
 use crate::error::{Error, Result};
 use crate::hooks::{Hooks, Reader, Reading};
 use crate::ops;
 use crate::order::{self, Order, Step};
 use crate::parameter::{Buffer, Overlay, Params};
-use crate::pass::{Pass, TapKey};
+use crate::pass::Pass;
 use crate::recipe::{BatchNormChoice, Recipe};
 use crate::site::{At, EmbedStep, Moment, Role, Tap, Tower};
 use crate::slots;
@@ -22,6 +28,11 @@ use crate::stream::Stream;
 use crate::task::{Batch, Dataset, Head};
 use crate::tokenizer::Tokenizer;
 use crate::topology::{Origin, Topology};
+
+pub use route::{Inputs, Route};
+
+use route::Way;
+use strength::Strength;
 
 /// The owner of the head's parameters, in names and groups.
 pub const HEAD: &str = "head";
@@ -34,13 +45,18 @@ pub struct Tuned {
     pub base: Base,
     /// What trains, and what belongs to it.
     pub overlay: Overlay,
+    backbone: Arc<dyn Backbone>,
     encoders: Encoders,
     hooks: Hooks,
     head: Box<dyn Head>,
     lives: Vec<Installed>,
-    steps: Vec<(Step, Vec<TapKey>)>,
-    features: Vec<TapKey>,
-    per_pair: bool,
+    /// The label of each adapter, and how much of it counts.
+    strengths: Vec<(String, Strength)>,
+    /// What the task reads, and whether by pair.
+    reads: (Vec<Tap>, bool),
+    /// The way to what the task reads.
+    way: Way,
+    seed: u64,
     dtype: DType,
     device: Device,
 }
@@ -72,7 +88,8 @@ pub(crate) struct Assembly {
     pub head: Box<dyn Head>,
     pub lives: Vec<Installed>,
     pub order: Order,
-    pub features: Vec<TapKey>,
+    /// What the task reads.
+    pub reads: Vec<Tap>,
     /// The slots of each adapter.
     pub slots: Vec<Vec<Slot>>,
     /// Existing parameters that an adapter would train but the task cannot reach.
@@ -105,11 +122,7 @@ pub(crate) fn assemble(
     // What the task depends on follows from slots and reads alone, before anything is made.
     let (bridges, readings) = declared(&labels, recipe, &found);
     let mut all = readings;
-    all.extend(task_reads.iter().map(|tap| Reading {
-        tap: *tap,
-        owner: HEAD.to_string(),
-        reader: Reader::Head,
-    }));
+    all.extend(task_reads.iter().map(|tap| Reading::of_head(*tap)));
     let reach = order::order(&topology, &bridges, &all)?;
     let mut left_out = Vec::new();
     for (label, slots) in labels.iter().zip(&mut found) {
@@ -140,7 +153,6 @@ pub(crate) fn assemble(
         lives.push(plugin.install(slots, &mut params, &mut hooks)?);
         hooks.end()?;
     }
-    let features: Vec<TapKey> = task_reads.iter().map(|t| hooks.tap_for_task(*t)).collect();
     let mut params = Params::new(
         &mut overlay,
         HEAD,
@@ -151,12 +163,7 @@ pub(crate) fn assemble(
     );
     let head = recipe.task.plugin.head(&topology, &mut params)?;
 
-    let hung: Vec<_> = hooks
-        .bridges
-        .iter()
-        .map(|b| (b.vision, b.text, b.owner.clone()))
-        .collect();
-    let order = order::order(&topology, &hung, &hooks.readings)?;
+    let order = route::order(&topology, &hooks, |_| true, &task_reads)?;
     let unread = |place: &&(String, Option<(Tower, At)>)| {
         place.1.is_some_and(|(tower, at)| !order.reaches(tower, at))
     };
@@ -177,7 +184,7 @@ pub(crate) fn assemble(
         head,
         lives,
         order,
-        features,
+        reads: task_reads,
         slots: found,
         left_out,
     })
@@ -268,21 +275,14 @@ fn items_stay_items(recipe: &Recipe, reads: &[Tap], order: &Order, hooks: &Hooks
     let place = |step: Step| order.steps.iter().position(|s| *s == step);
     for tap in reads.iter().filter(|t| t.at != At::Logits) {
         let expanded = place(Step::Expand(tap.tower));
-        if expanded.is_none() || place(step_of(hooks, *tap)) < expanded {
+        let read = route::step_of(hooks, |_| true, *tap);
+        if expanded.is_none() || place(read) < expanded {
             continue;
-        }
-        let mut adapters: Vec<String> = Vec::new();
-        let crossing = hooks.readings.iter().filter(|r| r.reader.crosses(r.tap));
-        let owners = crossing.map(|r| &r.owner);
-        for owner in owners.chain(hooks.bridges.iter().map(|b| &b.owner)) {
-            if !adapters.contains(owner) {
-                adapters.push(owner.clone());
-            }
         }
         return Err(Error::ItemsArePairs {
             task: recipe.task.name.to_string(),
             tap: *tap,
-            adapters,
+            adapters: route::crossing(hooks, |_| true),
         });
     }
     Ok(())
@@ -348,8 +348,16 @@ impl Tuned {
             &compute.device,
         );
         let encoders = recipe.backbone.plugin.load(&weights)?;
-        let steps = with_records(&assembly);
+        let per_pair = recipe.task.plugin.per_pair();
+        let way = Way::of(
+            &assembly.topology,
+            &assembly.hooks,
+            |_| true,
+            &assembly.reads,
+        )?;
+        let labels = recipe.labels().into_iter();
         Ok(Self {
+            backbone: recipe.backbone.plugin.clone(),
             topology: assembly.topology,
             base,
             overlay: assembly.overlay,
@@ -357,9 +365,10 @@ impl Tuned {
             hooks: assembly.hooks,
             head: assembly.head,
             lives: assembly.lives,
-            steps,
-            features: assembly.features,
-            per_pair: recipe.task.plugin.per_pair(),
+            strengths: labels.map(|label| (label, Strength::default())).collect(),
+            reads: (assembly.reads, per_pair),
+            way,
+            seed: recipe.train.seed,
             dtype: compute.dtype,
             device: compute.device,
         })
@@ -412,7 +421,7 @@ impl Tuned {
 
     /// The steps of a forward pass, in order.
     pub fn steps(&self) -> impl Iterator<Item = Step> {
-        self.steps.iter().map(|(step, _)| *step)
+        self.way.steps()
     }
 
     /// Logits of a batch: the towers' features through the head.
@@ -431,7 +440,8 @@ impl Tuned {
     pub fn loss(&self, batch: &Batch, pass: &mut Pass) -> Result<Tensor> {
         let logits = self.logits(batch, pass)?;
         let mut loss = self.head.loss(&logits, batch)?;
-        for life in &self.lives {
+        let acting = self.strengths.iter().map(|(_, s)| s.value() != 0.0);
+        for (life, _) in self.lives.iter().zip(acting).filter(|(_, acts)| *acts) {
             if let Some(penalty) = life.penalty(pass)? {
                 loss = ops::add(&loss, &penalty)?;
             }
@@ -439,32 +449,45 @@ impl Tuned {
         Ok(loss)
     }
 
-    /// Walks both towers, in the order of the plan, and gives what the task reads: by pair,
-    /// unless the task reads items.
-    ///
-    /// This is the one place that walks the towers. A tower runs on its own items until its first
-    /// look at the other; from there on it runs on pairs, and a batch norm that trains sees pairs.
+    /// What the task reads: by pair, unless the task reads items.
     ///
     /// # Errors
     /// The batch does not fit the backbone, or an operation failed.
     pub fn forward(&self, batch: &Batch, pass: &mut Pass) -> Result<Vec<Stream>> {
-        let mut walk = Walk::new(batch, self.dtype)?;
+        self.walk(&self.way, self.reads.1, &batch.into(), pass)
+    }
+
+    /// Walks both towers along `way`, in the order of the plan, and gives what lies at its end.
+    ///
+    /// This is the one place that walks the towers. A tower runs on its own items until its first
+    /// look at the other; from there on it runs on pairs, and a batch norm that trains sees pairs.
+    fn walk(
+        &self,
+        way: &Way,
+        per_pair: bool,
+        inputs: &Inputs,
+        pass: &mut Pass,
+    ) -> Result<Vec<Stream>> {
+        let mut walk = Walk::new(inputs, self.dtype)?;
+        let mut found = vec![None; way.taps.len()];
         pass.begin();
-        for (step, records) in &self.steps {
-            self.step(*step, &mut walk, pass)?;
-            for key in records {
+        for stop in &way.stops {
+            self.step(stop.step, &mut walk, pass)?;
+            for key in &stop.kept {
                 let reading = &self.hooks.readings[key.0];
                 let by_pair = match reading.reader {
-                    Reader::Place(..) => reading.reader.crosses(reading.tap),
+                    Reader::Place(..) | Reader::Head => reading.reader.crosses(reading.tap),
                     Reader::Bridge(..) => true,
-                    Reader::Head => self.per_pair,
                 };
                 pass.record(*key, walk.stream(reading.tap, by_pair)?);
             }
+            for i in &stop.given {
+                found[*i] = Some(walk.stream(way.taps[*i], per_pair)?);
+            }
         }
-        self.features
-            .iter()
-            .map(|key| pass.read(*key).cloned())
+        let found = found.into_iter();
+        found
+            .map(|stream| stream.ok_or(Error::NotYetRead { tap: 0 }))
             .collect()
     }
 
@@ -474,7 +497,7 @@ impl Tuned {
                 let hooks = self.hooks.tower(tower);
                 let encoder = self.encoder(tower);
                 let place = hooks.place(At::Embed);
-                let mut stream = encoder.tokens(&walk.inputs[tower as usize], place, pass)?;
+                let mut stream = encoder.tokens(walk.input(tower)?, place, pass)?;
                 stream = hooks.stream(Moment::Embed(EmbedStep::Tokens), stream, pass)?;
                 stream = encoder.positions(stream, pass)?;
                 stream = hooks.stream(Moment::Embed(EmbedStep::Positions), stream, pass)?;
@@ -498,7 +521,7 @@ impl Tuned {
             }
             Step::Bridge(k) => {
                 let (vision, text) = (walk.take(Tower::Vision)?, walk.take(Tower::Text)?);
-                let bridge = &self.hooks.bridges[k].bridge;
+                let bridge = &self.hooks.bridges[k];
                 let (vision, text) = bridge.forward(vision, text, pass)?;
                 walk.streams = [Some(vision), Some(text)];
             }
@@ -527,10 +550,8 @@ impl Tuned {
                     Ok(x.broadcast_div(&x.sqr()?.sum_keepdim(1)?.sqrt()?)?)
                 };
                 let (v, t) = (unit(&vision.data)?, unit(&text.data)?);
-                let mut logits = ops::mul(&walk.similarities(&v, &t)?, &scale)?;
-                for hook in &self.hooks.logits {
-                    logits = hook.forward(&logits, &v, &t, pass)?;
-                }
+                let logits = ops::mul(&walk.similarities(&v, &t)?, &scale)?;
+                let logits = self.hooks.similarities(logits, &v, &t, pass)?;
                 walk.logits = Some(Stream::pooled(logits));
             }
         }
@@ -563,7 +584,7 @@ impl Tuned {
 
 /// Where a forward pass stands, by tower.
 struct Walk {
-    inputs: [Tensor; 2],
+    inputs: [Option<Tensor>; 2],
     streams: [Option<Stream>; 2],
     features: [Option<Stream>; 2],
     pooled: [Option<Stream>; 2],
@@ -578,30 +599,37 @@ struct Walk {
 }
 
 impl Walk {
-    fn new(batch: &Batch, dtype: DType) -> Result<Self> {
-        let (images, sentences) = (batch.images.dim(0)?, batch.tokens.dim(0)?);
+    fn new(given: &Inputs, dtype: DType) -> Result<Self> {
+        let rows_of = |x: &Option<Tensor>| x.as_ref().map_or(Ok(0), |x| x.dim(0));
+        let (images, sentences) = (rows_of(&given.images)?, rows_of(&given.tokens)?);
         let outside = |p: &&(u32, u32)| p.0 as usize >= images || p.1 as usize >= sentences;
-        if let Some(pair) = batch.pairs.iter().find(outside) {
+        if let Some(pair) = given.pairs.iter().find(outside) {
             return Err(Error::Shape {
                 what: format!("a batch with the pair {pair:?}"),
                 expected: vec![images, sentences],
                 got: vec![pair.0 as usize, pair.1 as usize],
             });
         }
+        let pictures = given.images.as_ref().map(|x| x.to_dtype(dtype));
         Ok(Self {
-            inputs: [batch.images.to_dtype(dtype)?, batch.tokens.clone()],
+            inputs: [pictures.transpose()?, given.tokens.clone()],
             streams: [None, None],
             features: [None, None],
             pooled: [None, None],
             logits: None,
             rows: [
-                rows(images, batch.pairs.iter().map(|p| p.0)),
-                rows(sentences, batch.pairs.iter().map(|p| p.1)),
+                rows(images, given.pairs.iter().map(|p| p.0)),
+                rows(sentences, given.pairs.iter().map(|p| p.1)),
             ],
             paired: [false; 2],
             items: (images, sentences),
-            pairs: batch.pairs.clone(),
+            pairs: given.pairs.clone(),
         })
+    }
+
+    fn input(&self, tower: Tower) -> Result<&Tensor> {
+        let input = self.inputs[tower as usize].as_ref();
+        input.ok_or(Error::NothingGiven { tower })
     }
 
     fn take(&mut self, tower: Tower) -> Result<Stream> {
@@ -619,8 +647,8 @@ impl Walk {
         match &mut self.streams[tower as usize] {
             Some(stream) => *stream = stream.select(&rows)?,
             None => {
-                let input = &mut self.inputs[tower as usize];
-                *input = ops::select(input, &rows)?;
+                let repeated = ops::select(self.input(tower)?, &rows)?;
+                self.inputs[tower as usize] = Some(repeated);
             }
         }
         Ok(Some(rows))
@@ -675,41 +703,4 @@ fn rows(items: usize, of_pairs: impl Iterator<Item = u32>) -> Option<Vec<u32>> {
     let rows: Vec<u32> = of_pairs.collect();
     let same = rows.len() == items && rows.iter().enumerate().all(|(i, r)| i == *r as usize);
     (!same).then_some(rows)
-}
-
-/// The step after which the stream at a tap is complete.
-fn step_of(hooks: &Hooks, tap: Tap) -> Step {
-    let last_bridge = |tower: Tower, block: usize| {
-        hooks.bridges.iter().rposition(|b| match tower {
-            Tower::Vision => b.vision == block,
-            Tower::Text => b.text == block,
-        })
-    };
-    match tap.at {
-        At::Embed => Step::Embed(tap.tower),
-        At::Block(i) => match last_bridge(tap.tower, i) {
-            Some(k) => Step::Bridge(k),
-            None => Step::Block(tap.tower, i),
-        },
-        At::Final => Step::Features(tap.tower),
-        At::Pooled => Step::Pooled(tap.tower),
-        At::Logits => Step::Logits,
-    }
-}
-
-/// Each step with the taps that are complete after it.
-fn with_records(assembly: &Assembly) -> Vec<(Step, Vec<TapKey>)> {
-    let readings = &assembly.hooks.readings;
-    let after = |step: Step| {
-        let keys = readings.iter().enumerate();
-        keys.filter(|(_, r)| step_of(&assembly.hooks, r.tap) == step)
-            .map(|(i, _)| TapKey(i))
-            .collect()
-    };
-    assembly
-        .order
-        .steps
-        .iter()
-        .map(|step| (*step, after(*step)))
-        .collect()
 }

@@ -50,7 +50,7 @@ impl Backbone for Boastful {
 fn silent(plugin: impl Backbone + 'static) -> Vec<String> {
     let backbone = Configured::<dyn Backbone> {
         name: "toy",
-        plugin: Box::new(plugin),
+        plugin: std::sync::Arc::new(plugin),
         options: Default::default(),
     };
     silent_places(backbone, &aligned(2), Compute::default()).unwrap()

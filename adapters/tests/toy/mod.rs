@@ -49,14 +49,14 @@ pub fn recipe(toy: Toy, adapters: Vec<Configured<dyn Adapter>>, reads: Vec<Tap>)
     Recipe {
         backbone: Configured {
             name: "toy",
-            plugin: Box::new(toy),
+            plugin: std::sync::Arc::new(toy),
             options: Default::default(),
         },
         weights: WeightsChoice::default(),
         adapters,
         task: Configured {
             name: "look",
-            plugin: Box::new(Look(reads)),
+            plugin: std::sync::Arc::new(Look(reads)),
             options: Default::default(),
         },
         train: TrainOptions::default(),

@@ -7,8 +7,8 @@ use twinspan::sdk::recipe::Recipe;
 
 use super::failure::{Failure, print, print_json};
 
-pub fn run(path: &Path, set: &[String], json: bool) -> Result<(), Failure> {
-    let recipe = Recipe::open_with(path, set)?;
+pub fn run(path: &Path, adapters: Option<&str>, set: &[String], json: bool) -> Result<(), Failure> {
+    let recipe = Recipe::open_adapted(path, adapters, set)?;
     let plan = plan(&recipe)?;
     match json {
         true => print_json(&plan),

@@ -21,7 +21,7 @@ pub fn run(args: &TrainArgs) -> Result<(), Failure> {
         (false, false) => Start::New,
     };
     let run = Run::claim(&args.out, start)?;
-    let recipe = Recipe::open_with(&args.recipe, &args.set)?;
+    let recipe = Recipe::open_adapted(&args.recipe, args.adapters.as_deref(), &args.set)?;
     let paths = [&recipe.weights.weights, &recipe.weights.tokenizer].map(Path::new);
     let source = args.data.source();
     model::spares(&args.out, paths.into_iter().chain([source.path.as_path()]))?;

@@ -3,6 +3,8 @@
 //! Real adapters are serde structs ([`crate::adapter`]); these have no options and no name in
 //! the registry.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 
 use crate::adapter::{Adapter, Idle, Installed, Slot, Want};
@@ -13,6 +15,7 @@ use crate::hooks::{
 };
 use crate::parameter::Params;
 use crate::pass::Pass;
+use crate::plugin::Capabilities;
 use crate::registry::Configured;
 use crate::site::Tap;
 use crate::stream::Stream;
@@ -23,6 +26,7 @@ type Install = dyn Fn(&[Slot], &mut Params, &mut Hooks) -> Result<Installed> + S
 /// An adapter made of closures.
 pub struct Scripted {
     name: &'static str,
+    capabilities: Capabilities,
     wants: Vec<Want>,
     reads: Box<Reads>,
     install: Box<Install>,
@@ -49,6 +53,7 @@ impl Scripted {
     ) -> Self {
         Self {
             name,
+            capabilities: Capabilities::default(),
             wants,
             reads: Box::new(|_| Vec::new()),
             install: Box::new(install),
@@ -61,17 +66,27 @@ impl Scripted {
         self
     }
 
+    /// The same, promising what laws are chosen by.
+    pub fn promising(mut self, capabilities: Capabilities) -> Self {
+        self.capabilities = capabilities;
+        self
+    }
+
     /// Ready for a recipe made in code.
     pub fn configured(self) -> Configured<dyn Adapter> {
         Configured {
             name: self.name,
-            plugin: Box::new(self),
+            plugin: Arc::new(self),
             options: toml::Table::new(),
         }
     }
 }
 
 impl Adapter for Scripted {
+    fn capabilities(&self) -> Capabilities {
+        self.capabilities
+    }
+
     fn wants(&self) -> Vec<Want> {
         self.wants.clone()
     }

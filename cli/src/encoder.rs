@@ -1,0 +1,304 @@
+//! A dual encoder as code uses it: pictures and sentences in, vectors and streams out.
+//!
+//! Owns the preparation of pictures and sentences for a forward pass, and [`Encoder`], which runs
+//! a frozen backbone or what stands beside it. Training and tasks are elsewhere; the walk over
+//! the towers is [`sdk::tuned`](crate::sdk::tuned)'s.
+
+use candle_core::Tensor;
+use image::RgbImage;
+
+use crate::sdk::backbone::Backbone;
+use crate::sdk::parameter::Params;
+use crate::sdk::pass::Pass;
+use crate::sdk::plugin::{Opt, Plugin};
+use crate::sdk::recipe::{Recipe, TrainOptions, WeightsChoice};
+use crate::sdk::registry::Configured;
+use crate::sdk::site::{At, Tap, Tower};
+use crate::sdk::stream::{Form, Stream};
+use crate::sdk::task::{Batch, DataSource, Dataset, Head, Kit, Task};
+use crate::sdk::topology::Topology;
+use crate::sdk::tuned::{Compute, Inputs, Tuned};
+use crate::sdk::{Error, Result, weights};
+use crate::tasks::letterbox::{Letterbox, Normalisation};
+use crate::tasks::referring_segmentation::ReferringSegmentation;
+
+/// A backbone, opened, with whatever adapters a recipe puts beside it.
+///
+/// ```
+/// use twinspan::{Encoder, Indices};
+/// let encoder = Encoder::open("pocket")?;
+/// let picture = image::RgbImage::new(80, 60);
+/// let pictures = encoder.encode_image(std::slice::from_ref(&picture))?;
+/// let sentences = encoder.encode_text(&["a red disc", "the square"])?;
+/// let blocks = Indices { vision: &[0, 2], text: &[1] };
+/// let streams = encoder.forward_intermediates(&[picture], &["a red disc"], blocks)?;
+/// assert_eq!((streams.vision.len(), streams.text.len()), (2, 1));
+/// assert_eq!(streams.vision[0].grid()?.dims()[2..], [8, 8]);
+/// assert_eq!((pictures.dims(), sentences.dims()), (&[1, 128][..], &[2, 128][..]));
+/// # Ok::<(), twinspan::sdk::Error>(())
+/// ```
+pub struct Encoder {
+    pub(crate) tuned: Tuned,
+    pub(crate) kit: Kit,
+}
+
+/// Which streams [`Encoder::forward_intermediates`] gives: blocks of each tower, counted from 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Indices<'a> {
+    /// Blocks of the vision tower.
+    pub vision: &'a [usize],
+    /// Blocks of the text tower.
+    pub text: &'a [usize],
+}
+
+/// The streams after some blocks.
+#[derive(Clone, Debug, Default)]
+pub struct Intermediates {
+    /// Of the pictures: patches and special tokens `[B, N, D]`, or maps `[B, C, H, W]`.
+    pub vision: Vec<Stream>,
+    /// Of the sentences: words `[B, L, D]`.
+    pub text: Vec<Stream>,
+}
+
+impl Encoder {
+    /// A frozen backbone by its registered name, with its default options and weights, in f32 on
+    /// the CPU.
+    ///
+    /// # Errors
+    /// There is no such backbone; the message lists them.
+    pub fn open(name: &str) -> Result<Self> {
+        let table = toml::Table::from_iter([("use".to_string(), name.into())]);
+        Self::from_toml(&table.to_string())
+    }
+
+    /// A frozen backbone from the text of a recipe's `[backbone]` table: `use`, `weights`,
+    /// `tokenizer` and the backbone's own options.
+    ///
+    /// # Errors
+    /// The text is not such a table, or names what does not exist.
+    pub fn from_toml(text: &str) -> Result<Self> {
+        let backbone: toml::Table = text.parse().map_err(|e: toml::de::Error| Error::Recipe {
+            origin: "[backbone]".into(),
+            message: e.message().to_string(),
+        })?;
+        // A recipe has a task; its options do not touch the backbone.
+        let task = toml::Table::from_iter([("use".into(), ReferringSegmentation::NAME.into())]);
+        let table = [("backbone", backbone), ("task", task)];
+        let table = table.map(|(name, section)| (name.to_string(), section.into()));
+        let recipe = Recipe::from_table(toml::Table::from_iter(table), "[backbone]")?;
+        Self::of(recipe.backbone, recipe.weights, Compute::default())
+    }
+
+    /// A frozen backbone made in code.
+    ///
+    /// # Errors
+    /// The options do not fit together, or the weights are not the backbone's.
+    pub fn of(
+        backbone: Configured<dyn Backbone>,
+        weights: WeightsChoice,
+        compute: Compute,
+    ) -> Result<Self> {
+        let recipe = Recipe {
+            backbone,
+            weights,
+            adapters: Vec::new(),
+            task: Configured::<dyn Task>::of(Looking {})?,
+            train: TrainOptions::default(),
+        };
+        Self::from_recipe(&recipe, compute)
+    }
+
+    /// The backbone of a recipe with its adapters, new.
+    pub(crate) fn from_recipe(recipe: &Recipe, compute: Compute) -> Result<Self> {
+        let base = weights::open(recipe)?;
+        let kit = kit(recipe, &compute)?;
+        let mut tuned = Tuned::new(recipe, base, compute)?;
+        tuned.prepare(Some(kit.tokenizer.as_ref()), None)?;
+        Ok(Self { tuned, kit })
+    }
+
+    /// One vector a picture in the joint space, `[B, E]`, not normalised. Pictures of any size
+    /// are fitted whole into the backbone's square input, as the tasks fit them.
+    ///
+    /// # Errors
+    /// There is no picture, or one is empty; an adapter makes pictures depend on sentences.
+    pub fn encode_image(&self, pictures: &[RgbImage]) -> Result<Tensor> {
+        let inputs = Inputs {
+            images: Some(self.pictures(pictures)?),
+            ..Inputs::default()
+        };
+        self.one(Tap::vision(At::Pooled), &inputs)
+    }
+
+    /// One vector a sentence in the joint space, `[B, E]`, not normalised. What is longer than
+    /// the backbone's context is cut.
+    ///
+    /// # Errors
+    /// There is no sentence; an adapter makes sentences depend on pictures.
+    pub fn encode_text(&self, sentences: &[&str]) -> Result<Tensor> {
+        let inputs = Inputs {
+            tokens: Some(self.sentences(sentences)?),
+            ..Inputs::default()
+        };
+        self.one(Tap::text(At::Pooled), &inputs)
+    }
+
+    /// The streams after the blocks that `indices` name. A tower none of them needs does not run,
+    /// and may be given nothing. Where an adapter makes the towers look at each other, picture
+    /// and sentence `i` are a pair.
+    ///
+    /// # Errors
+    /// There is no such block; a tower that is needed is given nothing; an adapter asks for pairs
+    /// and there are not as many pictures as sentences.
+    pub fn forward_intermediates(
+        &self,
+        pictures: &[RgbImage],
+        sentences: &[&str],
+        indices: Indices,
+    ) -> Result<Intermediates> {
+        let vision = indices.vision.iter().map(|i| Tap::vision(At::Block(*i)));
+        let text = indices.text.iter().map(|i| Tap::text(At::Block(*i)));
+        let taps: Vec<Tap> = vision.chain(text).collect();
+        let route = self.tuned.route(&taps)?;
+        let mut inputs = Inputs::default();
+        if !pictures.is_empty() {
+            inputs.images = Some(self.pictures(pictures)?);
+        }
+        if !sentences.is_empty() {
+            inputs.tokens = Some(self.sentences(sentences)?);
+        }
+        let both = inputs.images.is_some() && inputs.tokens.is_some();
+        if both && !route.crossing().is_empty() {
+            if pictures.len() != sentences.len() {
+                return Err(Error::Shape {
+                    what: format!(
+                        "a batch of pairs, which `{}` asks for,",
+                        route.crossing().join("` and `")
+                    ),
+                    expected: vec![pictures.len()],
+                    got: vec![sentences.len()],
+                });
+            }
+            inputs.pairs = (0..pictures.len() as u32).map(|i| (i, i)).collect();
+        }
+        let mut streams = route.walk(&inputs, &mut Pass::predict())?;
+        let text = streams.split_off(indices.vision.len());
+        Ok(Intermediates {
+            vision: streams,
+            text,
+        })
+    }
+
+    /// What the backbone is made of: its blocks, stages and widths.
+    pub fn topology(&self) -> &Topology {
+        &self.tuned.topology
+    }
+
+    fn one(&self, tap: Tap, inputs: &Inputs) -> Result<Tensor> {
+        let route = self.tuned.route(&[tap])?;
+        let mut streams = route.walk(inputs, &mut Pass::predict())?;
+        match streams.pop() {
+            Some(stream) => Ok(stream.data.detach()),
+            None => Err(Error::NothingGiven { tower: tap.tower }),
+        }
+    }
+
+    /// `[B, 3, S, S]`.
+    fn pictures(&self, pictures: &[RgbImage]) -> Result<Tensor> {
+        if pictures.is_empty() {
+            return Err(Error::NothingGiven {
+                tower: Tower::Vision,
+            });
+        }
+        let preparation = self.kit.preparation;
+        let size = preparation.size;
+        let normalisation = Normalisation {
+            mean: preparation.mean,
+            std: preparation.std,
+        };
+        let mut planes = Vec::new();
+        for picture in pictures {
+            let (width, height) = picture.dimensions();
+            let letterbox = Letterbox::new(size, width as usize, height as usize);
+            let letterbox = letterbox.map_err(Error::plugin)?;
+            let plane = letterbox.picture(picture, &normalisation);
+            planes.extend(plane.map_err(Error::plugin)?);
+        }
+        let shape = (pictures.len(), 3, size, size);
+        let images = Tensor::from_vec(planes, shape, &candle_core::Device::Cpu)?;
+        Ok(images
+            .to_dtype(self.kit.dtype)?
+            .to_device(&self.kit.device)?)
+    }
+
+    /// `u32 [B, L]`.
+    fn sentences(&self, sentences: &[&str]) -> Result<Tensor> {
+        if sentences.is_empty() {
+            return Err(Error::NothingGiven { tower: Tower::Text });
+        }
+        let words = self.tuned.topology.text.context;
+        let encoded = sentences
+            .iter()
+            .map(|sentence| self.kit.tokenizer.encode(sentence, words).ids);
+        let ids: Vec<u32> = encoded.flatten().collect();
+        Ok(Tensor::from_vec(
+            ids,
+            (sentences.len(), words),
+            &self.kit.device,
+        )?)
+    }
+}
+
+pub(crate) fn kit(recipe: &Recipe, compute: &Compute) -> Result<Kit> {
+    Ok(Kit {
+        preparation: recipe.backbone.plugin.preparation(),
+        tokenizer: weights::tokenizer(recipe)?,
+        dtype: compute.dtype,
+        device: compute.device.clone(),
+    })
+}
+
+/// The task of who only looks: everything is read, and nothing is trained.
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+struct Looking {}
+
+impl Plugin for Looking {
+    const NAME: &'static str = "looking";
+    const ABOUT: &'static str = "reads the features of a backbone";
+    const OPTIONS: &'static [Opt] = &[];
+}
+
+impl Task for Looking {
+    fn reads(&self, _: &Topology) -> Result<Vec<Tap>> {
+        let ends = [At::Final, At::Pooled];
+        let towers = ends
+            .into_iter()
+            .flat_map(|at| [Tap::vision(at), Tap::text(at)]);
+        Ok(towers.chain([Tap::vision(At::Logits)]).collect())
+    }
+
+    fn head(&self, _: &Topology, _: &mut Params) -> Result<Box<dyn Head>> {
+        Ok(Box::new(Looking {}))
+    }
+
+    fn words(&self) -> usize {
+        0
+    }
+
+    fn open(&self, _: &DataSource, _: Kit) -> Result<std::sync::Arc<dyn Dataset>> {
+        Err(Error::wrong_use("an encoder without a task has no data"))
+    }
+}
+
+impl Head for Looking {
+    fn forward(&self, features: &[Stream], _: &mut Pass) -> Result<Tensor> {
+        let logits = features.iter().rfind(|f| matches!(f.form, Form::Pooled));
+        logits
+            .map(|f| f.data.clone())
+            .ok_or_else(|| Error::wrong_use("an encoder without a task has no logits"))
+    }
+
+    fn loss(&self, _: &Tensor, _: &Batch) -> Result<Tensor> {
+        Err(Error::wrong_use("an encoder without a task has no loss"))
+    }
+}

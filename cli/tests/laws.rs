@@ -1,0 +1,30 @@
+//! The laws of every linked plugin, chosen by what it declares: none is broken, and what is
+//! skipped, and why, is pinned here.
+
+use twinspan as _;
+use twinspan::sdk::backbone::Backbone;
+use twinspan::sdk::registry::{self, BackboneEntry, Configured};
+use twinspan::sdk::testkit::Toy;
+use twinspan::sdk::testkit::laws::{Outcome, Verdict, of_registry, table};
+
+#[test]
+fn no_law_is_broken_and_what_is_skipped_is_known() {
+    let toy = Configured::<dyn Backbone>::of(Toy::default()).unwrap();
+    let pocket = registry::configured::<BackboneEntry>("pocket", toml::Table::new()).unwrap();
+    let verdicts = of_registry(&[toy, pocket]).unwrap();
+    println!("{}", table(&verdicts));
+    let of = |wanted: fn(&Outcome) -> bool| -> Vec<Verdict> {
+        let chosen = verdicts.iter().filter(|v| wanted(&v.outcome));
+        chosen.cloned().collect()
+    };
+    let broken = of(|o| matches!(o, Outcome::Broken(_)));
+    assert!(broken.is_empty(), "{}", table(&broken));
+    insta::assert_snapshot!(table(&of(|o| matches!(o, Outcome::Skipped(_)))), @"
+    adapter bridger on toy, identity at the start: skipped, it declares no identity at the start
+    adapter bridger on toy, merged: skipped, it does not declare to be mergeable
+    adapter bridger on pocket, identity at the start: skipped, it declares no identity at the start
+    adapter bridger on pocket, merged: skipped, it does not declare to be mergeable
+    task referring-segmentation on toy, gradients: skipped, task `referring-segmentation`: `words` must lie between 3 and 12, the backbone's longest sentence; got 17
+    task referring-segmentation on toy, saved and loaded: skipped, task `referring-segmentation`: `words` must lie between 3 and 12, the backbone's longest sentence; got 17
+    ");
+}
