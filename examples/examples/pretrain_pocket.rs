@@ -350,7 +350,8 @@ fn mostly_local() -> Configured<dyn Adapter> {
                     let pass = passes.fetch_add(u64::from(first), Ordering::Relaxed);
                     let pass = if first { pass } else { pass - 1 };
                     match random::mix(LOCAL, pass) % 10 < LOCAL {
-                        true => Ok((output * 0.0)?),
+                        // candle gives no gradient to what it multiplies by the number 0.
+                        true => Ok(output.broadcast_mul(&output.zeros_like()?)?),
                         false => Ok(output.clone()),
                     }
                 }),
@@ -392,7 +393,10 @@ fn run(arguments: &Arguments) -> Result<()> {
         roles: vec![Group::All],
         ..Default::default()
     })?;
-    let start = recipe(&format!("random:{}", arguments.seed), vec![everything, mostly_local()])?;
+    let start = recipe(
+        &format!("random:{}", arguments.seed),
+        vec![everything, mostly_local()],
+    )?;
 
     let words = merges(arguments.seed, Pocket::VOCABULARY - 514);
     let scenes = Scenes {

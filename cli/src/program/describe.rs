@@ -35,9 +35,10 @@ pub fn run(name: &str, json: bool) -> Result<(), Failure> {
         "{} `{}`: {}",
         description.kind, description.name, description.about
     ))?;
-    if !description.options.is_empty() {
-        print("\noptions")?;
-    }
+    print(match description.options.is_empty() {
+        true => "\noptions: none",
+        false => "\noptions",
+    })?;
     for row in &description.options {
         let default = match &row.default {
             Some(value) => one_line(value),
