@@ -3,10 +3,13 @@
 //!
 //! Owns its sizes, its stem and its weights. The transformers are CLIP's
 //! ([`clip`](crate::clip)); the stem of convolutions in front of the patches is that of Xiao et
-//! al. (arXiv 2106.14881), which a transformer of this size needs to see outlines. A picture's vector is the mean of its
-//! patches in the joint space, not the class token, so that every patch lies there too. The weights
-//! and the merges were trained by `examples/pretrain_pocket` on made-up scenes with captions of
-//! the whole scene, by CLIP's loss; it never saw a mask or a sentence that means one thing.
+//! al. (arXiv 2106.14881), which a transformer of this size needs to see outlines. A picture's
+//! vector is the mean of its patches in the joint space, not the class token, so that every patch
+//! lies there too.
+//!
+//! The weights and the merges were trained by `examples/pretrain_pocket` on made-up scenes with
+//! captions of the whole scene, by CLIP's loss; it never saw a mask or a sentence that means one
+//! thing.
 //!
 //! # Canonical names
 //! As CLIP's with a ViT, and `vision.stem.{conv1,conv2,conv3}`.

@@ -9,6 +9,8 @@ pub mod draw;
 pub mod files;
 pub mod language;
 
+use std::ops::RangeInclusive;
+
 use serde::Serialize;
 use twinspan_sdk::random;
 
@@ -159,13 +161,19 @@ impl Scene {
     /// Three to five things, of few shapes and colours so that one word seldom tells them apart;
     /// in half of the scenes one is partly hidden behind another.
     pub fn new(seed: u64, number: u64, side: u32) -> Self {
+        Self::of(seed, number, side, 3..=5)
+    }
+
+    /// The same with so many things, as far as there is room.
+    pub fn of(seed: u64, number: u64, side: u32, things: RangeInclusive<usize>) -> Self {
         let key = random::mix(random::key(seed, "scenes"), number);
         let mut draw = Draw::new(random::mix(key, 1));
         let shapes = &draw.shuffled(Shape::ALL)[..3];
         let colours = &draw.shuffled(Colour::ALL)[..3];
         let materials = &draw.shuffled(Material::ALL)[..2];
-        let wanted = 3 + draw.below(3);
-        let occlusion = draw.chance(0.5);
+        let (least, most) = (*things.start(), *things.end());
+        let wanted = least + draw.below((most + 1).saturating_sub(least));
+        let occlusion = draw.chance(0.5) && wanted > 1;
         let mut things: Vec<Thing> = Vec::new();
         // A crowded scene stays smaller than it was wanted.
         for _ in 0..200 {

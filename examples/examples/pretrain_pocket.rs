@@ -9,6 +9,7 @@
 //! every existing parameter unfrozen. The same seed, machine and thread count give the same file.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -52,7 +53,7 @@ struct Arguments {
     #[arg(long, default_value_t = 7)]
     seed: u64,
     /// Optimiser steps
-    #[arg(long, default_value_t = 600)]
+    #[arg(long, default_value_t = 500)]
     steps: usize,
     /// Scenes in a batch: each caption is told from so many
     #[arg(long, default_value_t = 96)]
@@ -145,7 +146,7 @@ impl Scenes {
         let (mut pixels, mut ids) = (Vec::new(), Vec::new());
         let plane = (SIDE * SIDE) as usize;
         for &index in indices {
-            let scene = Scene::new(self.seed, first + index as u64, SIDE);
+            let scene = Scene::of(self.seed, first + index as u64, SIDE, THINGS);
             let picture = scene.picture().into_raw();
             let start = pixels.len();
             pixels.resize(start + 3 * plane, 0f32);
@@ -325,8 +326,12 @@ impl Observer for Lines<'_> {
     }
 }
 
+/// Things of a scene: few, so that captions are as short as sentences are, and what they name is
+/// found in few patches.
+const THINGS: RangeInclusive<usize> = 1..=3;
+
 /// Of ten steps, so many are taken without attention between patches.
-const LOCAL: u64 = 7;
+const LOCAL: u64 = 8;
 
 /// Shuts the attention of the vision tower's blocks in most steps, all of them together, so that
 /// a patch's vector says what stands there: a tower that always mixes its patches learns

@@ -79,6 +79,7 @@ impl Scores for Nearness {
         Ok(Report {
             count,
             scores: vec![("nearness".into(), -sum / count as f64)],
+            groups: Vec::new(),
         })
     }
 }
