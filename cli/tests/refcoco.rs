@@ -96,7 +96,7 @@ fn a_folder_trains_and_scores_as_its_data_file_does() {
     bench.train("coco", "model", &NAMED).results();
     bench.train("data.jsonl", "plain", &[]).results();
     let [folder, file] = ["model", "plain"]
-        .map(|model| fs::read(bench.path(model).join("tuned.safetensors")).unwrap());
+        .map(|model| fs::read(bench.path(model).join("last/tuned.safetensors")).unwrap());
     assert!(folder == file, "the same pictures, masks and sentences");
 
     let scores = bench

@@ -15,7 +15,7 @@ pub const MARGIN: f64 = 0.06;
 /// The larger of two things is larger by this factor.
 pub const LARGER: f64 = 1.2;
 /// Where a corner begins, and how far from it others must stay, as parts of the side.
-const CORNER: (f64, f64) = (0.42, 0.5);
+const CORNER: (f64, f64) = (0.42, 0.53);
 /// Sentences of one thing in a data set.
 const MOST: usize = 4;
 
