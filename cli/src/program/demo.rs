@@ -8,7 +8,7 @@ mod page;
 mod sheet;
 mod trial;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use indicatif::MultiProgress;
 use serde::Serialize;
@@ -242,7 +242,7 @@ fn summary(outcomes: &[Outcome]) -> Result<(), Failure> {
     ))
 }
 
-fn write_results(path: &PathBuf, args: &DemoArgs, outcomes: &[Outcome]) -> Result<(), Failure> {
+fn write_results(path: &Path, args: &DemoArgs, outcomes: &[Outcome]) -> Result<(), Failure> {
     let steps = match args.steps {
         Some(steps) => steps as usize,
         None => Recipe::parse(RECIPE, "the demo's recipe")?.train.steps,
