@@ -182,7 +182,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens the files that [`write`] made.
+    /// Opens the files that [`write`](fn@write) made.
     ///
     /// # Errors
     /// One is not there.

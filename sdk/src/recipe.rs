@@ -225,7 +225,7 @@ impl Recipe {
         Self::open_adapted(path, None, settings)
     }
 
-    /// The same, with the adapters of an [expression](crate::expression) in place of the file's,
+    /// The same, with the adapters of an [`expression`] in place of the file's,
     /// where one is given. Settings come on top of both.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 //! sentences that name them.
 //!
 //! Owns these records and what can be asked of them. How they are written down
-//! is [`jsonl`](crate::jsonl)'s and [`refcoco`](crate::refcoco)'s; pictures and
+//! is [`jsonl`](crate::jsonl)'s and [`refcoco`]'s; pictures and
 //! masks are opened by [`picture`] and [`mask`](crate::mask).
 
 use std::collections::BTreeMap;
