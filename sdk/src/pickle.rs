@@ -544,7 +544,7 @@ fn quoted(line: &[u8]) -> Step<Cow<'_, str>> {
     Ok(Cow::Owned(text(&bytes).into_owned()))
 }
 
-/// Python's `raw-unicode-escape`: a character a byte, others as `\uXXXX` or `\UXXXXXXXX`.
+/// Python's `raw-unicode-escape`: a character a byte, others as `\u` and four or `\U` and eight hexadecimal digits.
 fn escaped_unicode(line: &[u8]) -> Cow<'_, str> {
     if line.is_ascii() && !line.contains(&b'\\') {
         return text(line);

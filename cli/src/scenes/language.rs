@@ -200,7 +200,8 @@ impl Saying {
             }
             Saying::Nearest(p, q) => format!("the {} nearest to the {}", p.text(), q.text()),
             Saying::Ordinal(p, n, side) => {
-                let number = ORDINALS.get(n - 1).unwrap_or(&"last");
+                let place = n.checked_sub(1).and_then(|place| ORDINALS.get(place));
+                let number = place.unwrap_or(&"last");
                 format!("the {number} {} from the {}", p.text(), side.word())
             }
             Saying::PartlyHidden(p) => format!("the partly hidden {}", p.text()),
@@ -294,7 +295,8 @@ fn in_order(things: &[Thing], mut found: Vec<usize>, side: Side, n: usize) -> Op
     found.sort_by(|a, b| away(a).total_cmp(&away(b)));
     let apart = |pair: &[usize]| away(&pair[1]) - away(&pair[0]) > MARGIN;
     let counted = found.windows(2).take(n).all(apart);
-    (found.len() > 1 && counted).then(|| found.get(n - 1).copied())?
+    let place = n.checked_sub(1)?;
+    (found.len() > 1 && counted).then(|| found.get(place).copied())?
 }
 
 /// What may be named of a thing, from little to much: size, material, colour, shape.
