@@ -8,11 +8,11 @@
 //! lies there too.
 //!
 //! The weights and the merges were trained by `examples/pretrain_pocket` on made-up scenes with
-//! captions of the whole scene, by CLIP's loss; it never saw a mask or a sentence that means one
-//! thing.
+//! captions of the whole scene, which it learned to tell apart whole and part by part; it never
+//! saw a mask.
 //!
 //! # Canonical names
-//! As CLIP's with a ViT, and `vision.stem.{conv1,conv2,conv3}`.
+//! As CLIP's with a ViT, and `vision.stem.{conv1,conv2,conv3,conv4}`.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ const WEIGHTS: &[u8] = include_bytes!("pocket/weights.safetensors");
 const MERGES: &str = include_str!("pocket/merges.txt");
 
 /// Channels behind each convolution of the stem, which halves its input's sides.
-const STEM: [usize; 3] = [24, 48, 96];
+const STEM: [usize; 4] = [24, 48, 96, 128];
 const HALVING: Conv = Conv {
     stride: 2,
     padding: 1,
@@ -93,9 +93,9 @@ impl Pocket {
                 activation: Activation::QuickGelu,
                 causal: false,
             },
-            channels: STEM[2],
-            patch: 2,
-            side: side / 2,
+            channels: STEM[STEM.len() - 1],
+            patch: 1,
+            side,
             joint: JOINT,
         }
     }
@@ -137,7 +137,12 @@ impl Pocket {
 }
 
 /// What the stem's convolutions are called.
-const CONVOLUTIONS: [Projection; 3] = [Projection::Conv1, Projection::Conv2, Projection::Conv3];
+const CONVOLUTIONS: [Projection; 4] = [
+    Projection::Conv1,
+    Projection::Conv2,
+    Projection::Conv3,
+    Projection::Conv4,
+];
 
 impl Backbone for Pocket {
     fn topology(&self) -> Result<Topology> {

@@ -30,6 +30,8 @@ use crate::tasks::referring_segmentation::ReferringSegmentation;
 /// let picture = image::RgbImage::new(80, 60);
 /// let pictures = encoder.encode_image(std::slice::from_ref(&picture))?;
 /// let sentences = encoder.encode_text(&["a red disc", "the square"])?;
+/// let patches = encoder.encode_patches(std::slice::from_ref(&picture))?;
+/// assert_eq!(patches.dims(), [1, 128, 8, 8]);
 /// let blocks = Indices { vision: &[0, 2], text: &[1] };
 /// let streams = encoder.forward_intermediates(&[picture], &["a red disc"], blocks)?;
 /// assert_eq!((streams.vision.len(), streams.text.len()), (2, 1));
@@ -130,6 +132,21 @@ impl Encoder {
         self.one(Tap::vision(At::Pooled), &inputs)
     }
 
+    /// A vector for every patch, `[B, E, h, w]` on the grid of the tower's last features, not
+    /// normalised: in the joint space where the backbone projects densely, as those of this
+    /// project do, so that they compare with [`encode_text`](Self::encode_text).
+    ///
+    /// # Errors
+    /// As [`encode_image`](Self::encode_image).
+    pub fn encode_patches(&self, pictures: &[RgbImage]) -> Result<Tensor> {
+        let inputs = Inputs {
+            images: Some(self.pictures(pictures)?),
+            ..Inputs::default()
+        };
+        let stream = self.walk(Tap::vision(At::Final), &inputs)?;
+        Ok(stream.grid()?.detach())
+    }
+
     /// One vector a sentence in the joint space, `[B, E]`, not normalised. What is longer than
     /// the backbone's context is cut.
     ///
@@ -195,12 +212,14 @@ impl Encoder {
     }
 
     fn one(&self, tap: Tap, inputs: &Inputs) -> Result<Tensor> {
+        Ok(self.walk(tap, inputs)?.data.detach())
+    }
+
+    fn walk(&self, tap: Tap, inputs: &Inputs) -> Result<Stream> {
         let route = self.tuned.route(&[tap])?;
         let mut streams = route.walk(inputs, &mut Pass::predict())?;
-        match streams.pop() {
-            Some(stream) => Ok(stream.data.detach()),
-            None => Err(Error::NothingGiven { tower: tap.tower }),
-        }
+        let last = streams.pop();
+        last.ok_or(Error::NothingGiven { tower: tap.tower })
     }
 
     /// `[B, 3, S, S]`.

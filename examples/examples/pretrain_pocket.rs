@@ -1,5 +1,5 @@
 //! Trains the pocket encoder from nothing and writes what `twinspan-backbones` embeds: pictures
-//! and captions of made-up scenes, CLIP's contrastive loss, no masks.
+//! and captions of made-up scenes, contrastive losses, no masks.
 //!
 //! ```text
 //! cargo run --release -p twinspan-examples --example pretrain_pocket
@@ -7,6 +7,11 @@
 //!
 //! Owns the contrastive task, which is one more plugin, made here; training is the SDK's, with
 //! every existing parameter unfrozen. The same seed, machine and thread count give the same file.
+//!
+//! What is contrasted is twice the same: which caption of a batch belongs to which picture. Once
+//! by one vector of each (CLIP, arXiv 2103.00020), which retrieval needs; and once by the parts of
+//! the caption, each compared with the patch that is nearest to it (as words are in FILIP, Yao et
+//! al., arXiv 2111.07783), from which patches learn to say what stands there.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -28,7 +33,7 @@ use twinspan::sdk::backbone::{Backbone, Preparation};
 use twinspan::sdk::base::Base;
 use twinspan::sdk::file::write_whole;
 use twinspan::sdk::hooks::BranchView;
-use twinspan::sdk::parameter::{Overlay, Params};
+use twinspan::sdk::parameter::{Init, Overlay, Parameter, Params};
 use twinspan::sdk::pass::Pass;
 use twinspan::sdk::plugin::{Opt, Plugin};
 use twinspan::sdk::recipe::{OptimizerChoice, Recipe, ScheduleChoice, TrainOptions, WeightsChoice};
@@ -53,13 +58,13 @@ struct Arguments {
     #[arg(long, default_value_t = 7)]
     seed: u64,
     /// Optimiser steps
-    #[arg(long, default_value_t = 500)]
+    #[arg(long, default_value_t = 2000)]
     steps: usize,
     /// Scenes in a batch: each caption is told from so many
     #[arg(long, default_value_t = 96)]
     batch: usize,
     /// The highest learning rate
-    #[arg(long, default_value_t = 1e-3)]
+    #[arg(long, default_value_t = 2e-3)]
     rate: f64,
     /// The folder that gets weights.safetensors and merges.txt
     #[arg(long, default_value = "backbones/src/pocket")]
@@ -79,21 +84,27 @@ struct Contrastive {}
 
 impl Plugin for Contrastive {
     const NAME: &'static str = "contrastive";
-    const ABOUT: &'static str = "tells the captions of a batch apart (CLIP, arXiv 2103.00020)";
+    const ABOUT: &'static str = "tells the captions of a batch apart, whole and part by part";
     const OPTIONS: &'static [Opt] = &[];
 }
 
 impl Task for Contrastive {
     fn reads(&self, _topology: &Topology) -> Result<Vec<Tap>> {
-        Ok(vec![Tap::vision(At::Logits)])
+        Ok(vec![
+            Tap::vision(At::Logits),
+            Tap::vision(At::Final),
+            Tap::text(At::Pooled),
+        ])
     }
 
     fn per_pair(&self) -> bool {
         false
     }
 
-    fn head(&self, _topology: &Topology, _params: &mut Params) -> Result<Box<dyn Head>> {
-        Ok(Box::new(Similarities))
+    fn head(&self, _topology: &Topology, params: &mut Params) -> Result<Box<dyn Head>> {
+        let start = Init::Constant(SHARPNESS.ln());
+        let sharpness = params.trained("sharpness", &[1], start)?;
+        Ok(Box::new(Similarities { sharpness }))
     }
 
     fn words(&self) -> usize {
@@ -105,31 +116,74 @@ impl Task for Contrastive {
     }
 }
 
-struct Similarities;
+/// What similarities of parts and patches are multiplied by at the start; trained, as CLIP's
+/// logit scale is.
+const SHARPNESS: f64 = 16.0;
+
+/// Similarities of pictures with captions and with the parts of captions.
+struct Similarities {
+    /// `[1]`, the logarithm.
+    sharpness: Parameter,
+}
 
 impl Head for Similarities {
-    fn forward(&self, features: &[Stream], _pass: &mut Pass) -> Result<Tensor> {
-        Ok(features[0].data.clone())
+    /// `[I, I + F]`: each picture with the I captions, then with their F parts.
+    fn forward(&self, features: &[Stream], pass: &mut Pass) -> Result<Tensor> {
+        let [logits, patches, sentences] = features else {
+            return Err(Error::plugin("three features are read"));
+        };
+        let (logits, patches, sentences) = (&logits.data, &patches.data, &sentences.data);
+        let (pictures, places, width) = patches.dims3()?;
+        let parts = sentences.dim(0)?.saturating_sub(pictures);
+        if parts == 0 {
+            return Ok(logits.clone());
+        }
+        let whole = logits.narrow(1, 0, pictures)?;
+        let patches = unit(&patches.reshape((pictures * places, width))?)?;
+        let sentences = unit(&sentences.narrow(0, pictures, parts)?)?;
+        let near = sentences.matmul(&patches.t()?)?;
+        let near = near.broadcast_mul(&self.sharpness.tensor(pass)?.exp()?)?;
+        // The largest, softly: log Σ exp over the patches of a picture.
+        let nearest = log_sum_exp(&near.reshape((parts, pictures, places))?)?;
+        Ok(Tensor::cat(&[&whole, &nearest.t()?], 1)?)
     }
 
-    /// The mean of both cross-entropies of `[I, I]`: captions of a picture, pictures of a caption.
-    fn loss(&self, logits: &Tensor, _batch: &Batch) -> Result<Tensor> {
-        let items = logits.dim(0)?;
-        let own = Tensor::eye(items, logits.dtype(), logits.device())?;
-        let mut loss = None;
-        for logits in [logits.clone(), logits.t()?] {
-            let highest = logits.detach().max_keepdim(D::Minus1)?;
-            let logits = logits.broadcast_sub(&highest)?;
-            let all = logits.exp()?.sum(D::Minus1)?.log()?;
-            let right = (logits * &own)?.sum(D::Minus1)?;
-            let cross_entropy = (all - right)?.mean_all()?;
-            loss = Some(match loss {
-                None => cross_entropy,
-                Some(other) => ((cross_entropy + other)? * 0.5)?,
-            });
-        }
-        loss.ok_or_else(|| Error::plugin("there are two directions"))
+    /// The mean of both ways of contrast; the target is `[F, I]`, for each caption the weights of
+    /// the mean over its parts.
+    fn loss(&self, logits: &Tensor, batch: &Batch) -> Result<Tensor> {
+        let Some(parts) = &batch.target else {
+            return Err(Error::plugin("the batch does not say whose the parts are"));
+        };
+        let (count, captions) = parts.dims2()?;
+        let whole = logits.narrow(1, 0, captions)?.contiguous()?;
+        let by_parts = logits.narrow(1, captions, count)?.contiguous()?;
+        let by_parts = by_parts.matmul(parts)?;
+        Ok(((contrast(&whole)? + contrast(&by_parts)?)? * 0.5)?)
     }
+}
+
+/// `[N, E]`, each row of length 1.
+fn unit(rows: &Tensor) -> Result<Tensor> {
+    let length = rows.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?;
+    Ok(rows.broadcast_div(&length)?)
+}
+
+/// Over the last axis.
+fn log_sum_exp(x: &Tensor) -> Result<Tensor> {
+    let highest = x.detach().max_keepdim(D::Minus1)?;
+    let sum = x.broadcast_sub(&highest)?.exp()?.sum_keepdim(D::Minus1)?;
+    Ok((sum.log()? + highest)?.squeeze(D::Minus1)?)
+}
+
+/// The mean of both cross-entropies of `[I, I]`: captions of a picture, pictures of a caption.
+fn contrast(logits: &Tensor) -> Result<Tensor> {
+    let own = Tensor::eye(logits.dim(0)?, logits.dtype(), logits.device())?;
+    let cross_entropy = |logits: &Tensor| -> Result<Tensor> {
+        let right = (logits * &own)?.sum(D::Minus1)?;
+        Ok((log_sum_exp(logits)? - right)?.mean_all()?)
+    };
+    let both = (cross_entropy(logits)? + cross_entropy(&logits.t()?.contiguous()?)?)?;
+    Ok((both * 0.5)?)
 }
 
 /// Scenes and their captions, drawn when they are asked for.
@@ -142,10 +196,12 @@ struct Scenes {
 }
 
 impl Scenes {
+    /// Pictures, their captions, and behind those the parts of captions that name a thing.
     fn batch(&self, first: u64, indices: &[usize]) -> Result<Batch> {
-        let (mut pixels, mut ids) = (Vec::new(), Vec::new());
+        let (mut pixels, mut ids, mut parts) = (Vec::new(), Vec::new(), Vec::new());
+        let mut owners: Vec<f32> = Vec::new();
         let plane = (SIDE * SIDE) as usize;
-        for &index in indices {
+        for (place, &index) in indices.iter().enumerate() {
             let scene = Scene::of(self.seed, first + index as u64, SIDE, THINGS);
             let picture = scene.picture().into_raw();
             let start = pixels.len();
@@ -156,12 +212,28 @@ impl Scenes {
             }
             let caption = scene.caption(0);
             ids.extend(self.tokenizer.encode(&caption, Pocket::CONTEXT).ids);
+            let names = |part: &&str| part.starts_with("a ") && !part.ends_with(" ground");
+            let own: Vec<&str> = caption.split(", ").filter(names).collect();
+            for part in &own {
+                parts.extend(self.tokenizer.encode(part, Pocket::CONTEXT).ids);
+                let mut weights = vec![0.0; indices.len()];
+                weights[place] = 1.0 / own.len() as f32;
+                owners.extend(weights);
+            }
         }
         let (items, side) = (indices.len(), SIDE as usize);
         let images = Tensor::from_vec(pixels, (items, 3, side, side), &Device::Cpu)?;
-        let tokens = Tensor::from_vec(ids, (items, Pocket::CONTEXT), &Device::Cpu)?;
+        let count = owners.len() / items.max(1);
+        ids.extend(parts);
+        let tokens = Tensor::from_vec(ids, (items + count, Pocket::CONTEXT), &Device::Cpu)?;
         let longest = self.longest(&tokens)?;
-        Batch::aligned(images, tokens.narrow(1, 0, longest)?.contiguous()?, None)
+        Ok(Batch {
+            images,
+            tokens: tokens.narrow(1, 0, longest)?.contiguous()?,
+            pairs: (0..items as u32).map(|i| (i, i)).collect(),
+            target: Some(Tensor::from_vec(owners, (count, items), &Device::Cpu)?),
+            examples: indices.to_vec(),
+        })
     }
 
     /// Nothing is gained by computing what every caption pads.
@@ -214,6 +286,7 @@ fn retrieval(model: &Tuned, scenes: &Scenes) -> Result<(f64, f64)> {
     let all: Vec<usize> = (0..HELD_OUT).collect();
     let batch = scenes.evaluate("", &all)?;
     let logits = model.logits(&batch, &mut Pass::predict())?;
+    let logits = logits.narrow(1, 0, HELD_OUT)?;
     let right = |logits: &Tensor| -> Result<f64> {
         let best: Vec<u32> = logits.contiguous()?.argmax(D::Minus1)?.to_vec1()?;
         let own = best.iter().enumerate().filter(|(i, b)| *i == **b as usize);
@@ -290,7 +363,10 @@ impl Lines<'_> {
     fn write(&self) -> Result<(BTreeMap<String, Tensor>, usize)> {
         let mut rounded = BTreeMap::new();
         for (name, tensor) in self.overlay.tensors() {
-            rounded.insert(name, tensor.to_dtype(DType::F16)?);
+            // The head was for training only.
+            if !name.starts_with("head.") {
+                rounded.insert(name, tensor.to_dtype(DType::F16)?);
+            }
         }
         let bytes = safetensors::serialize(&rounded, None).map_err(Error::plugin)?;
         write_whole(&self.out.join("weights.safetensors"), |file| {
@@ -326,18 +402,18 @@ impl Observer for Lines<'_> {
     }
 }
 
-/// Things of a scene: few, so that captions are as short as sentences are, and what they name is
-/// found in few patches.
+/// Things of a scene: few, so that captions are as short as sentences are.
 const THINGS: RangeInclusive<usize> = 1..=3;
 
-/// Of ten steps, so many are taken without attention between patches.
-const LOCAL: u64 = 8;
+/// The part of all steps that are taken without attention between patches.
+const ALONE: f64 = 0.15;
 
-/// Shuts the attention of the vision tower's blocks in most steps, all of them together, so that
-/// a patch's vector says what stands there: a tower that always mixes its patches learns
+/// Shuts the attention of the vision tower's blocks, all of them together: in the first `alone`
+/// steps always, then in every other by chance. So a patch's vector says what stands there
+/// before it says what stands elsewhere; a tower that mixes its patches from the start learns
 /// captions as well, and nothing of where. (Stochastic depth, Huang et al., arXiv 1603.09382, by
 /// step in place of block.)
-fn mostly_local() -> Configured<dyn Adapter> {
+fn local_first(alone: u64) -> Configured<dyn Adapter> {
     let attention = Want::Branches {
         sites: Sites {
             towers: vec![Tower::Vision],
@@ -345,7 +421,7 @@ fn mostly_local() -> Configured<dyn Adapter> {
         },
         default: &[Branch::Attention],
     };
-    Scripted::new("mostly-local", vec![attention], |slots, _, hooks| {
+    Scripted::new("local-first", vec![attention], move |slots, _, hooks| {
         let passes = Arc::new(AtomicU64::new(0));
         for slot in slots.iter().filter_map(Slot::branch) {
             let (passes, first) = (passes.clone(), slot.block == 0);
@@ -354,7 +430,7 @@ fn mostly_local() -> Configured<dyn Adapter> {
                 By(move |_: BranchView, output: &Tensor, _: &mut Pass| {
                     let pass = passes.fetch_add(u64::from(first), Ordering::Relaxed);
                     let pass = if first { pass } else { pass - 1 };
-                    match random::mix(LOCAL, pass) % 10 < LOCAL {
+                    match pass < alone || random::mix(alone, pass).is_multiple_of(2) {
                         // candle gives no gradient to what it multiplies by the number 0.
                         true => Ok(output.broadcast_mul(&output.zeros_like()?)?),
                         false => Ok(output.clone()),
@@ -400,7 +476,10 @@ fn run(arguments: &Arguments) -> Result<()> {
     })?;
     let start = recipe(
         &format!("random:{}", arguments.seed),
-        vec![everything, mostly_local()],
+        vec![
+            everything,
+            local_first((ALONE * arguments.steps as f64) as u64),
+        ],
     )?;
 
     let words = merges(arguments.seed, Pocket::VOCABULARY - 514);

@@ -156,6 +156,8 @@ names! {
         Conv2 = "conv2",
         /// Third convolution of a bottleneck or stem.
         Conv3 = "conv3",
+        /// Fourth convolution of a stem.
+        Conv4 = "conv4",
         /// Convolution of a bottleneck's shortcut.
         Shortcut = "shortcut",
         /// Residual convolution around a dense attention pool (ETRIS's `connect`).
