@@ -158,7 +158,7 @@ fn simple(words: &[&str], things: &[Thing], all: &[usize]) -> BTreeSet<usize> {
 
 fn proven(scene: &Scene) -> Result<(), TestCaseError> {
     let mut said = BTreeMap::new();
-    for (thing, saying) in scene.sayings() {
+    for (thing, saying) in scene.sentences() {
         let text = saying.text();
         let meant = could_be_meant(&text, &scene.things);
         prop_assert_eq!(&meant, &BTreeSet::from([thing]), "{}", text);
@@ -184,7 +184,7 @@ proptest! {
         shifts in prop::collection::vec((-0.012f64..0.012, -0.012f64..0.012), 6),
     ) {
         let mut scene = Scene::new(seed, 0, SIDE);
-        let sayings = scene.sayings();
+        let sayings = scene.sentences();
         for (thing, shift) in scene.things.iter_mut().zip(shifts) {
             thing.centre.0 += shift.0;
             thing.centre.1 += shift.1;
@@ -218,7 +218,7 @@ proptest! {
 fn every_kind_is_said_often() {
     let mut kinds: BTreeMap<Kind, usize> = BTreeMap::new();
     for number in 0..200 {
-        for (_, saying) in Scene::new(5, number, SIDE).sayings() {
+        for (_, saying) in Scene::new(5, number, SIDE).sentences() {
             *kinds.entry(saying.kind()).or_default() += 1;
         }
     }

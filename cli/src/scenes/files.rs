@@ -114,7 +114,7 @@ fn draw(pictures: &Path, seed: u64, number: u64, side: u32) -> Result<(Scene, Ve
         .map_err(Error::plugin)?;
     fs::write(&image, bytes).map_err(Error::plugin)?;
     let mut records = Vec::new();
-    let sayings = scene.sayings();
+    let sayings = scene.sentences();
     for (thing, inside) in scene.masks().into_iter().enumerate() {
         let said = sayings.iter().filter(|(of, _)| *of == thing);
         let sentences: Vec<_> = said

@@ -311,7 +311,45 @@ const NAMED: [[bool; 4]; 8] = [
     [false, false, false, false],
 ];
 
+/// Every choice of words for a thing, from few to many.
+fn phrases(thing: &Thing) -> impl Iterator<Item = Phrase> {
+    NAMED.iter().map(|named| Phrase::of(thing, *named))
+}
+
+/// Where things of `phrase` may be from the one of `anchor`.
+fn relations(
+    phrase: Phrase,
+    sides: impl IntoIterator<Item = Side>,
+    anchor: Phrase,
+) -> impl Iterator<Item = Saying> {
+    let beside = sides.into_iter();
+    let beside = beside.map(move |side| Saying::Beside(phrase, side, anchor));
+    beside.chain([Saying::Nearest(phrase, anchor)])
+}
+
 impl Scene {
+    /// What a data set has of this scene: [`sayings`](Self::sayings), and of relations one for
+    /// each pair of things that has one, as (thing, saying), things in order.
+    pub fn sentences(&self) -> Vec<(usize, Saying)> {
+        let mut draw = Draw::new(random::mix(self.key, 8));
+        let mut all = self.sayings();
+        for thing in 0..self.things.len() {
+            for anchor in self.anchors(thing, &mut draw) {
+                let found = self.relation(thing, anchor, &mut draw);
+                all.extend(found.map(|saying| (thing, saying)));
+            }
+        }
+        all.sort_by_key(|(thing, saying)| (*thing, saying.kind()));
+        let mut kept: Vec<(usize, Saying)> = Vec::new();
+        for (thing, saying) in all {
+            let again = |(_, other): &(usize, Saying)| *other == saying;
+            if !kept.iter().any(again) {
+                kept.push((thing, saying));
+            }
+        }
+        kept
+    }
+
     /// Sentences that each mean one thing: at most four of a thing and one of each kind, as
     /// (thing, saying), things in order.
     pub fn sayings(&self) -> Vec<(usize, Saying)> {
@@ -329,17 +367,21 @@ impl Scene {
         all
     }
 
+    /// Words for `thing` that fit others too: what a place or a relation singles out must not be
+    /// singled out by its words alone.
+    fn shared(&self, thing: usize) -> Vec<Phrase> {
+        let several = |p: &Phrase| self.things.iter().filter(|t| p.fits(t)).count() > 1;
+        phrases(&self.things[thing]).filter(several).collect()
+    }
+
     /// A sentence of one kind that means `thing`, if there is one.
     fn saying(&self, thing: usize, kind: Kind, draw: &mut Draw) -> Option<Saying> {
         let here = &self.things[thing];
-        let phrases: Vec<Phrase> = NAMED.iter().map(|named| Phrase::of(here, *named)).collect();
-        // What a place or a relation singles out must not be singled out by its words alone.
-        let several = |p: &Phrase| self.things.iter().filter(|t| p.fits(t)).count() > 1;
-        let shared: Vec<Phrase> = phrases.iter().copied().filter(several).collect();
+        let shared = self.shared(thing);
         let sides = draw.shuffled(&Side::ALL);
         let mut sayings = Vec::new();
         match kind {
-            Kind::Attribute => sayings.extend(phrases.iter().copied().map(Saying::Plain)),
+            Kind::Attribute => sayings.extend(phrases(here).map(Saying::Plain)),
             Kind::Size => {
                 for phrase in &shared {
                     let size = Some(here.size);
@@ -367,9 +409,7 @@ impl Scene {
             Kind::Relation => {
                 for anchor in self.anchors(thing, draw) {
                     for phrase in &shared {
-                        let beside = sides.iter().map(|s| Saying::Beside(*phrase, *s, anchor));
-                        sayings.extend(beside);
-                        sayings.push(Saying::Nearest(*phrase, anchor));
+                        sayings.extend(relations(*phrase, sides.iter().copied(), anchor));
                     }
                 }
             }
@@ -383,6 +423,17 @@ impl Scene {
                 }
             }
         }
+        let sayings = draw.shuffled(&sayings);
+        sayings.into_iter().find(|s| s.meant(self) == Some(thing))
+    }
+
+    /// A sentence that means `thing` by where it is from the thing that `anchor` fits.
+    fn relation(&self, thing: usize, anchor: Phrase, draw: &mut Draw) -> Option<Saying> {
+        let sayings: Vec<_> = self
+            .shared(thing)
+            .iter()
+            .flat_map(|phrase| relations(*phrase, Side::ALL, anchor))
+            .collect();
         let sayings = draw.shuffled(&sayings);
         sayings.into_iter().find(|s| s.meant(self) == Some(thing))
     }

@@ -56,7 +56,7 @@ pub fn choose(seed: u64, scenes: u64) -> Vec<Shown> {
     let mut shown: Vec<Shown> = Vec::new();
     for number in (0..scenes).filter(|n| files::split(*n) == "test") {
         let scene = Scene::new(seed, number, SIDE);
-        let wanted = scene.sayings().into_iter().find(|(_, saying)| {
+        let wanted = scene.sentences().into_iter().find(|(_, saying)| {
             let same = shown.iter().filter(|s| s.saying.kind() == saying.kind());
             same.count() < OF_KIND
         });

@@ -106,7 +106,7 @@ pub fn best_constant(seed: u64, scenes: u64) -> Result<f64> {
     let mut truths: Vec<(Vec<bool>, usize)> = Vec::new();
     for number in (0..scenes).filter(|n| files::split(*n) == TEST) {
         let scene = Scene::new(seed, number, SIDE);
-        let sayings = scene.sayings();
+        let sayings = scene.sentences();
         for (thing, mask) in scene.masks().into_iter().enumerate() {
             let sentences = sayings.iter().filter(|(of, _)| *of == thing).count();
             truths.push((mask, sentences));
