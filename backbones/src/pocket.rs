@@ -40,7 +40,7 @@ use crate::tokenizer::ClipTokenizer;
 
 /// Weights in f16 under canonical names, as `examples/pretrain_pocket` wrote them.
 const WEIGHTS: &[u8] = include_bytes!("pocket/weights.safetensors");
-/// Merges of the words of its captions, as `examples/pretrain_pocket` wrote them.
+/// Merges of the words of captions and sentences, as `examples/pretrain_pocket` wrote them.
 const MERGES: &str = include_str!("pocket/merges.txt");
 
 /// Channels behind each convolution of the stem, which halves its input's sides.

@@ -134,10 +134,11 @@ impl Encoder {
 
     /// A vector for every patch, `[B, E, h, w]` on the grid of the tower's last features, not
     /// normalised: in the joint space where the backbone projects densely, as those of this
-    /// project do, so that they compare with [`encode_text`](Self::encode_text).
+    /// project do, so that they compare with [`encode_text`](Self::encode_text). The grid is that
+    /// of the square input: of a picture that is not square it has the border too.
     ///
     /// # Errors
-    /// As [`encode_image`](Self::encode_image).
+    /// As [`encode_image`](Self::encode_image); or the tower's last features lie on no grid.
     pub fn encode_patches(&self, pictures: &[RgbImage]) -> Result<Tensor> {
         let inputs = Inputs {
             images: Some(self.pictures(pictures)?),

@@ -48,8 +48,8 @@ fn captions_and_pictures_find_each_other() {
 }
 
 /// The mean similarity of a thing's patches with a sentence that names its attributes is the
-/// highest of all things in the scene. A tower that mixes its patches fails this, however well it
-/// retrieves, and nothing can be segmented with it.
+/// highest of all things in the scene. Retrieval does not need this: a tower may put what stands in
+/// one patch into all of them and still find captions, and then there is nothing to segment by.
 #[test]
 fn patches_say_what_stands_there() {
     let encoder = Encoder::open("pocket").unwrap();

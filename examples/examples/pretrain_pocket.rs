@@ -10,8 +10,9 @@
 //!
 //! What is contrasted is twice the same: which caption of a batch belongs to which picture. Once
 //! by one vector of each (CLIP, arXiv 2103.00020), which retrieval needs; and once by the parts of
-//! the caption, each compared with the patch that is nearest to it (as words are in FILIP, Yao et
-//! al., arXiv 2111.07783), from which patches learn to say what stands there.
+//! the caption that name a thing, each compared, softly, with the patch that is nearest to it (as
+//! words are in FILIP, Yao et al., arXiv 2111.07783), from which patches learn to say what stands
+//! there.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -135,9 +136,6 @@ impl Head for Similarities {
         let (logits, patches, sentences) = (&logits.data, &patches.data, &sentences.data);
         let (pictures, places, width) = patches.dims3()?;
         let parts = sentences.dim(0)?.saturating_sub(pictures);
-        if parts == 0 {
-            return Ok(logits.clone());
-        }
         let whole = logits.narrow(1, 0, pictures)?;
         let patches = unit(&patches.reshape((pictures * places, width))?)?;
         let sentences = unit(&sentences.narrow(0, pictures, parts)?)?;
@@ -402,14 +400,14 @@ impl Observer for Lines<'_> {
     }
 }
 
-/// Things of a scene: few, so that captions are as short as sentences are.
+/// Things of a scene: fewer than in data sets, so that captions are shorter.
 const THINGS: RangeInclusive<usize> = 1..=3;
 
-/// The part of all steps that are taken without attention between patches.
+/// The first steps, as a part of all, each of which is taken without attention between patches.
 const ALONE: f64 = 0.15;
 
 /// Shuts the attention of the vision tower's blocks, all of them together: in the first `alone`
-/// steps always, then in every other by chance. So a patch's vector says what stands there
+/// steps always, then in each with a chance of one half. So a patch's vector says what stands there
 /// before it says what stands elsewhere; a tower that mixes its patches from the start learns
 /// captions as well, and nothing of where. (Stochastic depth, Huang et al., arXiv 1603.09382, by
 /// step in place of block.)

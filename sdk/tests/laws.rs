@@ -1,5 +1,6 @@
 //! Every law can be broken: plugins with one fault each, and the law that catches it.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -7,16 +8,19 @@ use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 use serde::{Deserialize, Serialize};
 use twinspan_sdk::adapter::{Adapter, Idle, Installed, Life, Slot, Want};
-use twinspan_sdk::backbone::Backbone;
-use twinspan_sdk::hooks::{Hooks, Update};
+use twinspan_sdk::backbone::{Backbone, Encoder, Encoders, Preparation, Weights};
+use twinspan_sdk::hooks::{Hooks, PlaceHooks, Update};
 use twinspan_sdk::ops;
 use twinspan_sdk::parameter::{Init, Parameter, Params};
 use twinspan_sdk::pass::Pass;
 use twinspan_sdk::plugin::{Capabilities, Opt, Plugin};
 use twinspan_sdk::registry::{AdapterEntry, Configured};
 use twinspan_sdk::site::{Projection, Sites, Tower};
+use twinspan_sdk::stream::Stream;
 use twinspan_sdk::testkit::laws::{Law, Outcome, Verdict, of_adapter, of_backbone, round_trips};
 use twinspan_sdk::testkit::{By, Scripted, Toy};
+use twinspan_sdk::tokenizer::Tokenizer;
+use twinspan_sdk::topology::Topology;
 use twinspan_sdk::{Result, register};
 
 /// ΔW, begun at zero, on every query and value of the toy, or on what `place` names.
@@ -328,4 +332,78 @@ fn the_toy_keeps_the_laws_of_backbones() {
     let verdicts = of_backbone(&Configured::<dyn Backbone>::of(Toy::default()).unwrap());
     assert_eq!(verdicts.len(), 4);
     assert_eq!(broken(&verdicts), []);
+}
+
+/// The toy, but that the blocks of its vision tower call no hook.
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct Deaf {}
+
+impl Plugin for Deaf {
+    const NAME: &'static str = "deaf";
+    const ABOUT: &'static str = "declares places at which nothing is called";
+    const OPTIONS: &'static [Opt] = &[];
+}
+
+impl Backbone for Deaf {
+    fn topology(&self) -> Result<Topology> {
+        Toy::default().topology()
+    }
+
+    fn load(&self, weights: &Weights) -> Result<Encoders> {
+        let toy = Toy::default().load(weights)?;
+        let vision = Box::new(DeafTower(toy.vision));
+        Ok(Encoders { vision, ..toy })
+    }
+
+    fn preparation(&self) -> Preparation {
+        Toy::default().preparation()
+    }
+
+    fn tokenizer(&self, path: Option<&Path>) -> Result<Arc<dyn Tokenizer>> {
+        Toy::default().tokenizer(path)
+    }
+}
+
+struct DeafTower(Box<dyn Encoder>);
+
+impl Encoder for DeafTower {
+    fn tokens(&self, input: &Tensor, hooks: &PlaceHooks, pass: &mut Pass) -> Result<Stream> {
+        self.0.tokens(input, hooks, pass)
+    }
+
+    fn positions(&self, stream: Stream, pass: &mut Pass) -> Result<Stream> {
+        self.0.positions(stream, pass)
+    }
+
+    fn norm(&self, stream: Stream, pass: &mut Pass) -> Result<Stream> {
+        self.0.norm(stream, pass)
+    }
+
+    fn block(
+        &self,
+        index: usize,
+        stream: Stream,
+        _: &PlaceHooks,
+        pass: &mut Pass,
+    ) -> Result<Stream> {
+        self.0.block(index, stream, &PlaceHooks::default(), pass)
+    }
+
+    fn features(&self, stream: &Stream, hooks: &PlaceHooks, pass: &mut Pass) -> Result<Stream> {
+        self.0.features(stream, hooks, pass)
+    }
+
+    fn pooled(&self, stream: &Stream, hooks: &PlaceHooks, pass: &mut Pass) -> Result<Tensor> {
+        self.0.pooled(stream, hooks, pass)
+    }
+}
+
+#[test]
+fn a_tower_that_calls_no_hook_breaks_the_places() {
+    let verdicts = of_backbone(&Configured::<dyn Backbone>::of(Deaf {}).unwrap());
+    let broken = broken(&verdicts);
+    let [(Law::Places, what)] = &broken[..] else {
+        panic!("{broken:?}");
+    };
+    assert!(what.contains("query") && what.contains("vision"), "{what}");
 }

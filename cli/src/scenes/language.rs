@@ -16,7 +16,7 @@ pub const MARGIN: f64 = 0.06;
 pub const LARGER: f64 = 1.2;
 /// Where a corner begins, and how far from it others must stay, as parts of the side.
 const CORNER: (f64, f64) = (0.42, 0.53);
-/// Sentences of one thing in a data set.
+/// Sentences of one thing in [`Scene::sayings`].
 const MOST: usize = 4;
 
 /// Kinds of sentences, by what they turn on.
@@ -316,7 +316,7 @@ fn phrases(thing: &Thing) -> impl Iterator<Item = Phrase> {
     NAMED.iter().map(|named| Phrase::of(thing, *named))
 }
 
-/// Where things of `phrase` may be from the one of `anchor`.
+/// What may single out a thing of `phrase` by where it is from the one of `anchor`.
 fn relations(
     phrase: Phrase,
     sides: impl IntoIterator<Item = Side>,
@@ -328,26 +328,21 @@ fn relations(
 }
 
 impl Scene {
-    /// What a data set has of this scene: [`sayings`](Self::sayings), and of relations one for
-    /// each pair of things that has one, as (thing, saying), things in order.
+    /// What a data set has of this scene: [`sayings`](Self::sayings), and for each thing and each
+    /// other one more relation between the two, where one is certain and not said already; as
+    /// (thing, saying), things in order and kinds in order. Nothing is said twice.
     pub fn sentences(&self) -> Vec<(usize, Saying)> {
         let mut draw = Draw::new(random::mix(self.key, 8));
         let mut all = self.sayings();
         for thing in 0..self.things.len() {
             for anchor in self.anchors(thing, &mut draw) {
                 let found = self.relation(thing, anchor, &mut draw);
-                all.extend(found.map(|saying| (thing, saying)));
+                let new = found.map(|saying| (thing, saying));
+                all.extend(new.filter(|new| !all.contains(new)));
             }
         }
         all.sort_by_key(|(thing, saying)| (*thing, saying.kind()));
-        let mut kept: Vec<(usize, Saying)> = Vec::new();
-        for (thing, saying) in all {
-            let again = |(_, other): &(usize, Saying)| *other == saying;
-            if !kept.iter().any(again) {
-                kept.push((thing, saying));
-            }
-        }
-        kept
+        all
     }
 
     /// Sentences that each mean one thing: at most four of a thing and one of each kind, as
