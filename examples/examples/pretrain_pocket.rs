@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Owns the contrastive task, which is one more plugin, made here; training is the SDK's, with
-//! every existing parameter unfrozen. The same seed, machine and thread count give the same file.
+//! every existing parameter unfrozen. The same seed gives the same file on the same kind of machine,
+//! whatever the number of threads.
 //!
 //! What is contrasted is twice the same: which caption of a batch belongs to which picture. Once
 //! by one vector of each (CLIP, arXiv 2103.00020), which retrieval needs; and once by the parts of
