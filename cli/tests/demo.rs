@@ -153,7 +153,7 @@ fn several_seeds_are_kept_side_by_side() {
     let folder = TempDir::new().unwrap();
     let out = folder.path().join("demo");
     let said = twinspan!(
-        "demo", "--out", &out, "--seeds", "2", "--scenes", "10", "--steps", "1"
+        "demo", "--out", &out, "--seeds", "2", "--scenes", "20", "--steps", "1"
     )
     .results();
     assert!(said.contains("seed 1") && said.contains("seed 2"), "{said}");
