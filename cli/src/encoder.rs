@@ -125,11 +125,7 @@ impl Encoder {
     /// # Errors
     /// There is no picture, or one is empty; an adapter makes pictures depend on sentences.
     pub fn encode_image(&self, pictures: &[RgbImage]) -> Result<Tensor> {
-        let inputs = Inputs {
-            images: Some(self.pictures(pictures)?),
-            ..Inputs::default()
-        };
-        self.one(Tap::vision(At::Pooled), &inputs)
+        Ok(self.look(At::Pooled, pictures)?.data.detach())
     }
 
     /// A vector for every patch, `[B, E, h, w]` on the grid of the tower's last features, not
@@ -140,12 +136,7 @@ impl Encoder {
     /// # Errors
     /// As [`encode_image`](Self::encode_image); or the tower's last features lie on no grid.
     pub fn encode_patches(&self, pictures: &[RgbImage]) -> Result<Tensor> {
-        let inputs = Inputs {
-            images: Some(self.pictures(pictures)?),
-            ..Inputs::default()
-        };
-        let stream = self.walk(Tap::vision(At::Final), &inputs)?;
-        Ok(stream.grid()?.detach())
+        Ok(self.look(At::Final, pictures)?.grid()?.detach())
     }
 
     /// One vector a sentence in the joint space, `[B, E]`, not normalised. What is longer than
@@ -158,7 +149,7 @@ impl Encoder {
             tokens: Some(self.sentences(sentences)?),
             ..Inputs::default()
         };
-        self.one(Tap::text(At::Pooled), &inputs)
+        Ok(self.walk(Tap::text(At::Pooled), &inputs)?.data.detach())
     }
 
     /// The streams after the blocks that `indices` name. A tower none of them needs does not run,
@@ -212,8 +203,12 @@ impl Encoder {
         &self.tuned.topology
     }
 
-    fn one(&self, tap: Tap, inputs: &Inputs) -> Result<Tensor> {
-        Ok(self.walk(tap, inputs)?.data.detach())
+    fn look(&self, at: At, pictures: &[RgbImage]) -> Result<Stream> {
+        let inputs = Inputs {
+            images: Some(self.pictures(pictures)?),
+            ..Inputs::default()
+        };
+        self.walk(Tap::vision(at), &inputs)
     }
 
     fn walk(&self, tap: Tap, inputs: &Inputs) -> Result<Stream> {

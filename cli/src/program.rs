@@ -118,8 +118,8 @@ struct DemoArgs {
     /// Do it for so many seeds, one after the other, from --seed on
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
     seeds: u64,
-    /// Scenes to draw, 20 or more: of ten in a row eight are trained on, one is kept back, one is
-    /// tested on, and sentences are shuffled between two that are
+    /// Scenes to draw: of ten in a row eight are trained on, one is kept back, one is tested on;
+    /// 20 or more, for sentences are shuffled among those of the test
     #[arg(long, default_value_t = demo::SCENES, value_parser = clap::value_parser!(u64).range(20..=100_000))]
     scenes: u64,
     /// Optimiser steps of each side, in place of the recipe's

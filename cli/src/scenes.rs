@@ -164,7 +164,8 @@ impl Scene {
         Self::of(seed, number, side, 3..=5)
     }
 
-    /// The same with so many things, as far as there is room.
+    /// The same with so many things, as far as there is room; a range that is empty takes its
+    /// start.
     pub fn of(seed: u64, number: u64, side: u32, things: RangeInclusive<usize>) -> Self {
         let key = random::mix(random::key(seed, "scenes"), number);
         let mut draw = Draw::new(random::mix(key, 1));
@@ -172,7 +173,7 @@ impl Scene {
         let colours = &draw.shuffled(Colour::ALL)[..3];
         let materials = &draw.shuffled(Material::ALL)[..2];
         let (least, most) = (*things.start(), *things.end());
-        let wanted = least + draw.below((most + 1).saturating_sub(least));
+        let wanted = least + draw.below(most.saturating_sub(least).saturating_add(1));
         let occlusion = draw.chance(0.5) && wanted > 1;
         let mut things: Vec<Thing> = Vec::new();
         // A crowded scene stays smaller than it was wanted.

@@ -44,7 +44,8 @@ fn captions_and_pictures_find_each_other() {
     let caption = own_is_first(&similarities);
     let picture = own_is_first(&similarities.t().unwrap());
     println!("of 500: the right caption first {caption:.1}%, the right picture {picture:.1}%");
-    assert!(caption > 70.0 && picture > 70.0, "{caption} and {picture}");
+    // The README has 73.4 and 72.4; rounding elsewhere may turn a few near ties.
+    assert!(caption > 72.4 && picture > 71.4, "{caption} and {picture}");
 }
 
 /// The mean similarity of a thing's patches with a sentence that names its attributes is the
@@ -94,5 +95,6 @@ fn patches_say_what_stands_there() {
         100.0 * chance / f64::from(all),
     );
     println!("of {all} sentences {found:.1}% find their thing, by chance {chance:.1}%");
-    assert!(found > 75.0, "{found} where chance is {chance}");
+    // The README has 87.2; as above.
+    assert!(found > 86.2, "{found} where chance is {chance}");
 }
