@@ -32,9 +32,10 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
-use twinspan_sdk::backbone::{Backbone, Encoder, Encoders, Preparation, Weights};
+use twinspan_sdk::backbone::{Backbone, Encoder, Encoders, Weights};
 use twinspan_sdk::key_map::KeyMap;
 use twinspan_sdk::plugin::{Opt, Plugin};
+use twinspan_sdk::preparation::Preparation;
 use twinspan_sdk::tokenizer::Tokenizer;
 use twinspan_sdk::topology::Topology;
 use twinspan_sdk::{Error, Result, register};
@@ -150,6 +151,7 @@ impl Backbone for Clip {
             vision,
             text: Box::new(model.text.load(weights)?),
             logit_scale: weights.parameter("logit_scale")?,
+            logit_bias: None,
         })
     }
 
@@ -170,6 +172,7 @@ impl Backbone for Clip {
             },
             mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
             std: [0.268_629_54, 0.261_302_6, 0.275_777_1],
+            ..Preparation::default()
         }
     }
 

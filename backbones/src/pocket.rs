@@ -19,13 +19,14 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
-use twinspan_sdk::backbone::{Backbone, Encoder, Encoders, Preparation, Weights};
+use twinspan_sdk::backbone::{Backbone, Encoder, Encoders, Weights};
 use twinspan_sdk::declare::{Declared, Layer};
 use twinspan_sdk::hooks::PlaceHooks;
 use twinspan_sdk::layers::Conv2d;
 use twinspan_sdk::ops::{self, Conv};
 use twinspan_sdk::pass::Pass;
 use twinspan_sdk::plugin::{Opt, Plugin};
+use twinspan_sdk::preparation::Preparation;
 use twinspan_sdk::site::{At, Projection, Tower};
 use twinspan_sdk::stream::Stream;
 use twinspan_sdk::tokenizer::Tokenizer;
@@ -166,6 +167,7 @@ impl Backbone for Pocket {
             }),
             text: Box::new(self.text().load(weights)?),
             logit_scale: weights.parameter("logit_scale")?,
+            logit_bias: None,
         })
     }
 
@@ -174,6 +176,7 @@ impl Backbone for Pocket {
             size: Self::SIDE,
             mean: [0.5; 3],
             std: [0.25; 3],
+            ..Preparation::default()
         }
     }
 

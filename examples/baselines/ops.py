@@ -89,6 +89,7 @@ def cases():
     yield "avg_pool2d", [[1, 512, 52, 52]], 1, lambda t: F.avg_pool2d(t[0], 2)
     wide, tokens, masks = [4, 677, 3072], [4, 677, 768], [8, 1, 416, 416]
     yield "gelu", [wide], 1, lambda t: F.gelu(t[0])
+    yield "gelu_tanh", [wide], 1, lambda t: F.gelu(t[0], approximate="tanh")
     yield "quick_gelu", [wide], 1, lambda t: t[0] * torch.sigmoid(1.702 * t[0])
     yield "relu", [wide], 1, lambda t: F.relu(t[0])
     yield "sigmoid", [tokens], 1, lambda t: torch.sigmoid(t[0])

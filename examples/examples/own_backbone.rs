@@ -65,6 +65,7 @@ impl Backbone for Bare {
             vision: Box::new(vision),
             text: Box::new(text),
             logit_scale: weights.parameter("logit_scale")?,
+            logit_bias: None,
         })
     }
 
@@ -73,6 +74,7 @@ impl Backbone for Bare {
             size: GRID.0 * PATCH,
             mean: [0.5; 3],
             std: [0.5; 3],
+            ..Preparation::default()
         }
     }
 

@@ -17,6 +17,8 @@ use crate::key_map::KeyMap;
 use crate::ops::{self, Interpolation};
 use crate::parameter::{Buffer, Overlay, Parameter};
 use crate::pass::Pass;
+use crate::preparation::Preparation;
+use crate::source::Description;
 use crate::stream::Stream;
 use crate::tokenizer::Tokenizer;
 use crate::topology::{Origin, ParameterInfo, Topology};
@@ -44,6 +46,16 @@ pub trait Backbone: Send + Sync {
         Ok(Vec::new())
     }
 
+    /// Its options, with what they leave open filled in from the files beside its weights:
+    /// sizes, how pictures are prepared. What the options say stays. `None` where the files say
+    /// nothing of it.
+    ///
+    /// # Errors
+    /// The files describe a model of another family, or one that it cannot be.
+    fn described(&self, _description: &Description) -> Result<Option<toml::Table>> {
+        Ok(None)
+    }
+
     /// How pictures are prepared for it.
     fn preparation(&self) -> Preparation;
 
@@ -60,25 +72,17 @@ pub trait Backbone: Send + Sync {
     }
 }
 
-/// How pictures are prepared for a backbone.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Preparation {
-    /// Side of the square input, in pixels.
-    pub size: usize,
-    /// Mean of each channel of values in [0, 1].
-    pub mean: [f32; 3],
-    /// Standard deviation of each channel.
-    pub std: [f32; 3],
-}
-
 /// Both encoders of a backbone.
 pub struct Encoders {
     /// Pictures `[B, 3, H, W]` to streams.
     pub vision: Box<dyn Encoder>,
     /// Ids `u32 [B, L]` to streams.
     pub text: Box<dyn Encoder>,
-    /// The natural logarithm of the factor on similarities.
+    /// The natural logarithm of the factor on similarities, `[]`.
     pub logit_scale: Parameter,
+    /// What is added to similarities behind the factor, `[]`, where the model was trained with
+    /// it ([`Topology::sigmoid`]).
+    pub logit_bias: Option<Parameter>,
 }
 
 /// One tower, step by step.

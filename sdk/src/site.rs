@@ -194,7 +194,7 @@ names! {
         Position = "position",
         /// Class token.
         Class = "class",
-        /// Logit scale.
+        /// Logit scale and logit bias.
         Scale = "scale",
         /// Running mean or variance of a batch norm: a buffer, never trained by gradient.
         Statistics = "statistics",

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use serde::Serialize;
 
-use crate::backbone::Preparation;
 use crate::error::Result;
 use crate::parameter::Params;
 use crate::pass::Pass;
+use crate::preparation::Preparation;
 use crate::site::Tap;
 use crate::stream::Stream;
 use crate::tokenizer::Tokenizer;

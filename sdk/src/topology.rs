@@ -15,8 +15,20 @@ pub struct Topology {
     pub text: TowerTopology,
     /// Width of the joint space, E.
     pub joint: usize,
+    /// How similarities of pairs become probabilities.
+    pub contrast: Contrast,
     /// Existing parameters that belong to neither tower (the logit scale).
     pub shared: Vec<ParameterInfo>,
+}
+
+/// How similarities of pairs become probabilities: what the model was trained with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Contrast {
+    /// Among all that a picture or a sentence is compared with (CLIP).
+    #[default]
+    Softmax,
+    /// Each pair for itself (SigLIP, arXiv 2303.15343).
+    Sigmoid,
 }
 
 /// One tower from outside.
@@ -147,20 +159,21 @@ pub enum Origin {
 impl Topology {
     /// Two towers and a joint space of width `joint`, with the parameter `logit_scale`.
     pub fn new(vision: TowerTopology, text: TowerTopology, joint: usize) -> Self {
-        let scale = ParameterInfo {
-            name: "logit_scale".into(),
-            shape: Vec::new(),
-            role: Role::Scale,
-            tower: None,
-            used: vec![At::Logits],
-            origin: Origin::Base,
-        };
         Self {
             vision,
             text,
             joint,
-            shared: vec![scale],
+            contrast: Contrast::Softmax,
+            shared: vec![of_logits(LOGIT_SCALE)],
         }
+    }
+
+    /// The same, each pair for itself: with the parameter `logit_bias` too.
+    #[must_use]
+    pub fn sigmoid(mut self) -> Self {
+        self.contrast = Contrast::Sigmoid;
+        self.shared.push(of_logits(LOGIT_BIAS));
+        self
     }
 
     /// The topology of `tower`.
@@ -207,6 +220,23 @@ impl Topology {
             .filter(|p| p.role != Role::Statistics && !matches!(p.origin, Origin::Fresh(_)))
             .map(ParameterInfo::count)
             .sum()
+    }
+}
+
+/// The natural logarithm of the factor on similarities.
+pub const LOGIT_SCALE: &str = "logit_scale";
+/// What is added to them behind the factor.
+pub const LOGIT_BIAS: &str = "logit_bias";
+
+/// A number that acts on the similarities of pairs.
+fn of_logits(name: &str) -> ParameterInfo {
+    ParameterInfo {
+        name: name.into(),
+        shape: Vec::new(),
+        role: Role::Scale,
+        tower: None,
+        used: vec![At::Logits],
+        origin: Origin::Base,
     }
 }
 

@@ -550,7 +550,10 @@ impl Tuned {
                     Ok(x.broadcast_div(&x.sqr()?.sum_keepdim(1)?.sqrt()?)?)
                 };
                 let (v, t) = (unit(&vision.data)?, unit(&text.data)?);
-                let logits = ops::mul(&walk.similarities(&v, &t)?, &scale)?;
+                let mut logits = ops::mul(&walk.similarities(&v, &t)?, &scale)?;
+                if let Some(bias) = &self.encoders.logit_bias {
+                    logits = ops::add(&logits, &bias.tensor(pass)?)?;
+                }
                 let logits = self.hooks.similarities(logits, &v, &t, pass)?;
                 walk.logits = Some(Stream::pooled(logits));
             }

@@ -19,7 +19,7 @@ use crate::parameter::Init;
 use crate::recipe::{BYTES, EMBEDDED, Recipe};
 use crate::site::{Projection, Role};
 use crate::tokenizer::Tokenizer;
-use crate::topology::{Origin, ParameterInfo, Topology};
+use crate::topology::{LOGIT_BIAS, Origin, ParameterInfo, Topology};
 
 /// The base a recipe names.
 ///
@@ -162,6 +162,8 @@ fn start(topology: &Topology, info: &ParameterInfo) -> Init {
         Role::Position => Init::Normal(0.5 * (fan as f64).powf(-0.5)),
         Role::Class => Init::Normal((info.count().max(1) as f64).powf(-0.5)),
         Role::NormWeight => Init::Ones,
+        // SigLIP's start (arXiv 2303.15343, section 3.2): most pairs of a batch are none.
+        Role::Scale if info.name == LOGIT_BIAS => Init::Constant(-10.0),
         Role::Scale => Init::Constant((1.0f64 / 0.07).ln()),
         Role::Statistics if info.name.ends_with("running_var") => Init::Ones,
         Role::Bias | Role::NormBias | Role::Statistics => Init::Zeros,

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use contracts::aligned;
 use twinspan_sdk::Result;
-use twinspan_sdk::backbone::{Backbone, Encoders, Preparation, Weights};
+use twinspan_sdk::backbone::{Backbone, Encoders, Weights};
 use twinspan_sdk::key_map::KeyMap;
+use twinspan_sdk::preparation::Preparation;
 use twinspan_sdk::registry::Configured;
 use twinspan_sdk::site::Projection;
 use twinspan_sdk::testkit::{Toy, silent_places};

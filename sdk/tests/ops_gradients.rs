@@ -211,6 +211,9 @@ fn attention_with_every_mask() {
 fn elementwise() {
     let x = (tensor(&[3, 7], 1) * 3.).unwrap();
     check("gelu", std::slice::from_ref(&x), &|t| ops::gelu(&t[0]));
+    check("gelu_tanh", std::slice::from_ref(&x), &|t| {
+        ops::gelu_tanh(&t[0])
+    });
     check("quick_gelu", std::slice::from_ref(&x), &|t| {
         ops::quick_gelu(&t[0])
     });

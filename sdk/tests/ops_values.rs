@@ -254,8 +254,11 @@ fn attention_sees_prefix_keys_and_nothing_behind() {
 fn elementwise() {
     // More than a piece, so that several workers share them.
     let x = (tensor(&[3, 61, 163], 1) * 6.).unwrap();
-    let pairs: [(&str, Op, Op); 6] = [
+    let pairs: [(&str, Op, Op); 7] = [
         ("gelu", &|t| ops::gelu(&t[0]), &|t| composed::gelu(&t[0])),
+        ("gelu_tanh", &|t| ops::gelu_tanh(&t[0]), &|t| {
+            composed::gelu_tanh(&t[0])
+        }),
         ("quick_gelu", &|t| ops::quick_gelu(&t[0]), &|t| {
             composed::quick_gelu(&t[0])
         }),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use tempfile::TempDir;
-use twinspan_sdk::backbone::Preparation;
+use twinspan_sdk::preparation::Preparation;
 use twinspan_sdk::task::{Batch, Dataset, Kit, Task};
 use twinspan_sdk::tokenizer::{Encoded, Tokenizer};
 use twinspan_tasks::letterbox::{Letterbox, Normalisation};
@@ -48,6 +48,7 @@ fn kit() -> Kit {
             size: SIDE,
             mean: Normalisation::CLIP.mean,
             std: Normalisation::CLIP.std,
+            ..Preparation::default()
         },
         tokenizer: Arc::new(Lengths),
         dtype: DType::F32,

@@ -5,13 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use twinspan_sdk::backbone::{Backbone, Encoder, Encoders, Preparation, Weights};
+use twinspan_sdk::backbone::{Backbone, Encoder, Encoders, Weights};
 use twinspan_sdk::hooks::PlaceHooks;
 use twinspan_sdk::key_map::KeyMap;
 use twinspan_sdk::layers::{Conv2d, Embedding, LayerNorm, Linear};
 use twinspan_sdk::ops::{self, Conv};
 use twinspan_sdk::parameter::Parameter;
 use twinspan_sdk::pass::Pass;
+use twinspan_sdk::preparation::Preparation;
 use twinspan_sdk::site::{Projection, Tower};
 use twinspan_sdk::stream::Stream;
 use twinspan_sdk::tokenizer::Tokenizer;
@@ -51,6 +52,7 @@ impl Backbone for Toy {
             vision: tower(Tower::Vision)?,
             text: tower(Tower::Text)?,
             logit_scale: Parameter::constant(&one),
+            logit_bias: None,
         })
     }
 
@@ -63,6 +65,7 @@ impl Backbone for Toy {
             size: 4,
             mean: [0.0; 3],
             std: [1.0; 3],
+            ..Preparation::default()
         }
     }
 

@@ -38,6 +38,7 @@ pub fn topology(vision: &[StreamInfo], text_width: usize) -> Topology {
         vision: tower(Tower::Vision, vision),
         text: tower(Tower::Text, &text),
         joint: 4,
+        contrast: Default::default(),
         shared: Vec::new(),
     }
 }

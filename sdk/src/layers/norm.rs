@@ -8,16 +8,17 @@ use crate::ops;
 use crate::parameter::{Buffer, Init, Parameter, Params};
 use crate::pass::Pass;
 
-/// The eps of every norm in CLIP and ETRIS.
+/// The eps of every norm in CLIP and ETRIS, and what a norm has unless told otherwise.
 const EPS: f64 = 1e-5;
 /// The share of a batch's statistics in the running ones (PyTorch's `momentum`).
 const MOMENTUM: f64 = 0.1;
 
-/// Layer norm over the last dimension (Ba et al., 2016), eps 1e-5.
+/// Layer norm over the last dimension (Ba et al., 2016), eps 1e-5 unless said otherwise.
 #[derive(Clone, Debug)]
 pub struct LayerNorm {
     weight: Parameter,
     bias: Parameter,
+    eps: f64,
 }
 
 impl LayerNorm {
@@ -29,6 +30,7 @@ impl LayerNorm {
         Ok(Self {
             weight: weights.parameter(&format!("{name}.weight"))?,
             bias: weights.parameter(&format!("{name}.bias"))?,
+            eps: EPS,
         })
     }
 
@@ -40,7 +42,14 @@ impl LayerNorm {
         Ok(Self {
             weight: params.trained("weight", &[width], Init::Ones)?,
             bias: params.trained("bias", &[width], Init::Zeros)?,
+            eps: EPS,
         })
+    }
+
+    /// The same with another eps.
+    #[must_use]
+    pub fn with_eps(self, eps: f64) -> Self {
+        Self { eps, ..self }
     }
 
     /// `[.., D]` normed.
@@ -49,7 +58,7 @@ impl LayerNorm {
     /// The width differs.
     pub fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
         let (weight, bias) = (self.weight.tensor(pass)?, self.bias.tensor(pass)?);
-        Ok(ops::layer_norm(x, &weight, &bias, EPS)?)
+        Ok(ops::layer_norm(x, &weight, &bias, self.eps)?)
     }
 }
 

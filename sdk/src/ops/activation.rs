@@ -63,6 +63,25 @@ fn gelu_kernel<T: Real>(x: &Tensor) -> Result<Tensor> {
     )
 }
 
+/// Twice √(2/π), and the cubic's factor, of [`gelu_tanh`]: ½ (1 + tanh y) is σ(2 y).
+const SLOPE: f64 = 2.0 * std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2;
+const CUBIC: f64 = 0.044_715;
+
+fn gelu_tanh_kernel<T: Real>(x: &Tensor) -> Result<Tensor> {
+    from_input::<T>(
+        "gelu_tanh",
+        x,
+        #[inline(always)]
+        |x| x * (T::of(SLOPE) * x * (T::ONE + T::of(CUBIC) * x * x)).logistic(),
+        #[inline(always)]
+        |x, g| {
+            let s = (T::of(SLOPE) * x * (T::ONE + T::of(CUBIC) * x * x)).logistic();
+            let inner = T::of(SLOPE) * (T::ONE + T::of(3.0 * CUBIC) * x * x);
+            g * (s + x * s * (T::ONE - s) * inner)
+        },
+    )
+}
+
 fn quick_gelu_kernel<T: Real>(x: &Tensor) -> Result<Tensor> {
     from_input::<T>(
         "quick_gelu",
@@ -120,6 +139,20 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
         &[x],
         gelu_kernel(x),
         replay("gelu", [x], |[x]| composed::gelu(x))
+    )
+}
+
+/// `½ x (1 + tanh(√(2/π) (x + 0.044715 x³)))`, the approximation that SigLIP was trained with
+/// (Hendrycks and Gimpel 2016).
+///
+/// # Errors
+/// The element type is no float.
+pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
+    choose!(
+        "gelu_tanh",
+        &[x],
+        gelu_tanh_kernel(x),
+        replay("gelu_tanh", [x], |[x]| composed::gelu_tanh(x))
     )
 }
 

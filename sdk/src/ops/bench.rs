@@ -151,6 +151,7 @@ fn elementwise_cases(cases: &mut Vec<Case>) {
     let (wide, tokens): (&[usize], &[usize]) = (&[4, 677, 3072], &[4, 677, 768]);
     let masks: &[usize] = &[8, 1, 416, 416];
     cases.push(case("gelu", &[wide], 1, |t| super::gelu(&t[0])));
+    cases.push(case("gelu_tanh", &[wide], 1, |t| super::gelu_tanh(&t[0])));
     cases.push(case("quick_gelu", &[wide], 1, |t| super::quick_gelu(&t[0])));
     cases.push(case("relu", &[wide], 1, |t| super::relu(&t[0])));
     cases.push(case("sigmoid", &[tokens], 1, |t| super::sigmoid(&t[0])));

@@ -156,6 +156,13 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
     (x * 0.5)? * (erf + 1.)?
 }
 
+/// `½ x (1 + tanh(√(2/π) (x + 0.044715 x³)))`.
+pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
+    let slope = (2.0 / std::f64::consts::PI).sqrt();
+    let inner = ((x + (x.powf(3.0)? * 0.044_715)?)? * slope)?;
+    (x * 0.5)? * (inner.tanh()? + 1.)?
+}
+
 /// `x σ(1.702 x)`.
 pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
     x * sigmoid(&(x * 1.702)?)?

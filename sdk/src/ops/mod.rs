@@ -38,7 +38,7 @@ mod softmax;
 mod waiting;
 mod windows;
 
-pub use activation::{gelu, quick_gelu, relu, sigmoid, tanh};
+pub use activation::{gelu, gelu_tanh, quick_gelu, relu, sigmoid, tanh};
 pub use attention::{Mask, attention};
 pub use batch_norm::{Statistics, batch_norm, batch_norm_train};
 pub use bce::bce_with_logits;

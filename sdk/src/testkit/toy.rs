@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::toy_block::ToyBlock;
-use crate::backbone::{Backbone, Encoder, Encoders, Preparation, Weights};
+use crate::backbone::{Backbone, Encoder, Encoders, Weights};
 use crate::error::Result;
 use crate::hooks::PlaceHooks;
 use crate::key_map::KeyMap;
@@ -16,6 +16,7 @@ use crate::ops::{self, Conv};
 use crate::parameter::{Init, Parameter};
 use crate::pass::Pass;
 use crate::plugin::{Opt, Plugin};
+use crate::preparation::Preparation;
 use crate::site::{At, Branch, Projection, Role, Tower};
 use crate::stream::{SpanKind, Stream};
 use crate::tokenizer::{Encoded, Tokenizer};
@@ -257,19 +258,8 @@ impl Parts {
 
 impl Backbone for Toy {
     fn topology(&self) -> Result<Topology> {
-        Ok(Topology {
-            vision: self.tower(Tower::Vision),
-            text: self.tower(Tower::Text),
-            joint: Self::JOINT,
-            shared: vec![ParameterInfo {
-                name: "logit_scale".into(),
-                shape: Vec::new(),
-                role: Role::Scale,
-                tower: None,
-                used: vec![At::Logits],
-                origin: Origin::Base,
-            }],
-        })
+        let (vision, text) = (self.tower(Tower::Vision), self.tower(Tower::Text));
+        Ok(Topology::new(vision, text, Self::JOINT))
     }
 
     fn load(&self, weights: &Weights) -> Result<Encoders> {
@@ -300,6 +290,7 @@ impl Backbone for Toy {
                 joint: Linear::load(weights, "text.joint")?,
             }),
             logit_scale: weights.parameter("logit_scale")?,
+            logit_bias: None,
         })
     }
 
@@ -312,6 +303,7 @@ impl Backbone for Toy {
             size: Self::SIDE,
             mean: [0.5; 3],
             std: [0.5; 3],
+            ..Preparation::default()
         }
     }
 

@@ -45,6 +45,7 @@ pub fn topology(first: Map, second: Map, last: Map, words: usize, joint: usize) 
         vision: tower(stream(first), &stages, stream(last)),
         text: tower(word, &[word; 3], word),
         joint,
+        contrast: Default::default(),
         shared: Vec::new(),
     }
 }
