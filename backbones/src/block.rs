@@ -29,6 +29,8 @@ pub enum Activation {
     QuickGelu,
     /// x Φ(x), exact: most of open_clip's weights.
     Gelu,
+    /// The same by tanh: SigLIP's weights.
+    GeluTanh,
 }
 
 impl Activation {
@@ -40,12 +42,13 @@ impl Activation {
         Ok(match self {
             Activation::QuickGelu => ops::quick_gelu(x)?,
             Activation::Gelu => ops::gelu(x)?,
+            Activation::GeluTanh => ops::gelu_tanh(x)?,
         })
     }
 }
 
 /// What the blocks of one transformer have in common.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BlockShape {
     /// Width D of the tokens.
     pub width: usize,
@@ -57,6 +60,8 @@ pub struct BlockShape {
     pub activation: Activation,
     /// Whether a token sees no later one.
     pub causal: bool,
+    /// The eps of the norms: 1e-5 in CLIP, 1e-6 in SigLIP.
+    pub eps: f64,
 }
 
 impl BlockShape {
@@ -129,14 +134,16 @@ impl Block {
     pub fn load(weights: &Weights, shape: BlockShape, tower: Tower, index: usize) -> Result<Self> {
         let name = |part: &str| format!("{tower}.blocks.{index}.{part}");
         let linear = |part: &str| Linear::load(weights, &name(part));
+        let norm =
+            |part: &str| LayerNorm::load(weights, &name(part)).map(|norm| norm.with_eps(shape.eps));
         Ok(Self {
             shape,
-            attention_norm: LayerNorm::load(weights, &name("attention.norm"))?,
+            attention_norm: norm("attention.norm")?,
             query: linear("attention.query")?,
             key: linear("attention.key")?,
             value: linear("attention.value")?,
             output: linear("attention.output")?,
-            mlp_norm: LayerNorm::load(weights, &name("mlp.norm"))?,
+            mlp_norm: norm("mlp.norm")?,
             up: linear("mlp.up")?,
             down: linear("mlp.down")?,
         })

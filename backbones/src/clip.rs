@@ -1,9 +1,10 @@
 //! CLIP (Radford et al., arXiv 2103.00020): a text transformer beside a vision transformer or a
 //! ResNet.
 //!
-//! Owns the plugin's options and puts the towers together. Sizes and presets are in
-//! `architecture.rs`, the towers in `text.rs`, `vit.rs` and `resnet.rs` (with
-//! `attention_pool.rs`), foreign names in `key_maps.rs`, the tokenizer in `sentences.rs`.
+//! Owns the plugin's options and puts the towers together. Sizes are in `architecture.rs`, models
+//! by name in `preset.rs`, those that files describe in `described.rs`, the ResNet in `resnet.rs`
+//! (with `attention_pool.rs`), foreign names in `key_maps.rs`. The transformers are those that
+//! all families share.
 //!
 //! # Canonical names
 //! `logit_scale`; in both towers `TOWER.blocks.I.attention.{norm,query,key,value,output}` and
@@ -21,36 +22,42 @@
 
 mod architecture;
 mod attention_pool;
+mod described;
 mod key_maps;
+mod preset;
 mod resnet;
-pub(crate) mod sentences;
-pub(crate) mod text;
-pub(crate) mod vit;
 
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use twinspan_sdk::backbone::{Backbone, Encoder, Encoders, Weights};
 use twinspan_sdk::key_map::KeyMap;
 use twinspan_sdk::plugin::{Opt, Plugin};
-use twinspan_sdk::preparation::Preparation;
+use twinspan_sdk::preparation::{Fit, Preparation};
+use twinspan_sdk::source::Description;
 use twinspan_sdk::tokenizer::Tokenizer;
 use twinspan_sdk::topology::Topology;
 use twinspan_sdk::{Error, Result, register};
 
-pub use architecture::{Architecture, Preset, ResnetSizes, TextSizes, VisionSizes, VitSizes};
+pub use architecture::{
+    Architecture, LastToken, Pooling, ResnetSizes, TextSizes, VisionSizes, VitSizes,
+};
+pub use preset::Preset;
 
+use crate::pictures::Pictures;
+use crate::sizes::is_default;
+use crate::tokenizer::sentences::Sentences;
 use architecture::{Model, Vision};
-use sentences::Sentences;
 
 /// CLIP with a ViT or a ResNet as its vision tower.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Clip {
-    /// One of OpenAI's models.
-    pub preset: Preset,
+    /// A released model; what the files beside the weights describe, or else ViT-B/16, where
+    /// neither this nor `model` is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preset: Option<Preset>,
     /// Side of the square input in pixels; 0 is what the model was trained on.
     pub input_size: usize,
     /// The residual around a ResNet's dense attention pool (ETRIS).
@@ -58,6 +65,9 @@ pub struct Clip {
     /// Sizes in place of the preset's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<Architecture>,
+    /// How pictures are prepared, where it is not as OpenAI did.
+    #[serde(skip_serializing_if = "is_default")]
+    pub pictures: Pictures,
 }
 
 register!(backbone: Clip);
@@ -70,7 +80,9 @@ impl Plugin for Clip {
         Opt::new(
             "preset",
             "string",
-            "OpenAI's model: ViT-B/32, ViT-B/16 (default), ViT-L/14, ViT-L/14@336px, RN50, RN101, RN50x4, RN50x16, RN50x64",
+            "a released model: OpenAI's ViT-B/32, ViT-B/16, ViT-L/14, ViT-L/14@336px, RN50, RN101, RN50x4, RN50x16, RN50x64; \
+             open_clip's ViT-B-32, ViT-B-32-256, ViT-B-16, ViT-B-16-plus-240, ViT-L-14, ViT-L-14-336, ViT-H-14, ViT-H-14-378, ViT-g-14, ViT-bigG-14, \
+             with -quickgelu where there is one; without it what the files beside the weights describe, else ViT-B/16",
         ),
         Opt::new(
             "input_size",
@@ -86,18 +98,21 @@ impl Plugin for Clip {
             "model",
             "table {embed_dim, activation, vision, text}",
             "sizes in place of the preset's: activation = \"quick-gelu\" (default) or \"gelu\"; \
-             vision = {kind = \"vit\", layers, width, heads or head_width (64), patch, image_size, mlp (4 x width)} \
+             vision = {kind = \"vit\", layers, width, heads or head_width (64), patch, image_size, mlp (4 x width), \
+             pooling = \"class\" (default) or \"mean\", no_norm_in, norm_pooled} \
              or {kind = \"resnet\", layers = [4 numbers], width, head_width (64), image_size}; \
-             text = {layers, width, heads (width / 64), context (77), vocabulary (49408), mlp (4 x width)}",
+             text = {layers, width, heads (width / 64), context (77), vocabulary (49408), mlp (4 x width), \
+             last = {padding, end} or end, no_causal_mask, joint_bias}",
         ),
+        Pictures::OPT,
     ];
 }
 
 impl Clip {
-    /// One of OpenAI's models as it was trained.
+    /// A released model as it was trained.
     pub fn preset(preset: Preset) -> Self {
         Self {
-            preset,
+            preset: Some(preset),
             ..Self::default()
         }
     }
@@ -122,7 +137,7 @@ impl Clip {
     fn architecture(&self) -> Architecture {
         match &self.model {
             Some(model) => model.clone(),
-            None => self.preset.architecture(),
+            None => self.preset.unwrap_or_default().architecture(),
         }
     }
 
@@ -157,47 +172,46 @@ impl Backbone for Clip {
 
     fn layouts(&self) -> Result<Vec<KeyMap>> {
         let model = self.model()?;
-        let mut layouts = vec![key_maps::openai(&model, "")];
+        let mut layouts = vec![key_maps::openai(&model, ""), key_maps::custom_text(&model)];
         if let Vision::Vit(vit) = &model.vision {
             layouts.push(key_maps::transformers(vit, &model.text));
         }
         Ok(layouts)
     }
 
-    fn preparation(&self) -> Preparation {
-        Preparation {
-            size: match self.input_size {
-                0 => self.architecture().image_size(),
-                size => size,
+    fn described(&self, description: &Description) -> Result<Option<toml::Table>> {
+        let Some(model) = described::architecture(description)? else {
+            return Ok(None);
+        };
+        let sized = self.model.is_some() || self.preset.is_some();
+        let filled = Self {
+            model: if sized {
+                self.model.clone()
+            } else {
+                Some(model)
             },
+            pictures: self.pictures.or(Pictures::described(description)?),
+            ..self.clone()
+        };
+        Ok(Some(toml::Table::try_from(filled).map_err(Error::plugin)?))
+    }
+
+    fn preparation(&self) -> Preparation {
+        let size = match self.input_size {
+            0 => self.architecture().image_size(),
+            size => size,
+        };
+        self.pictures.over(Preparation {
+            size,
             mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
             std: [0.268_629_54, 0.261_302_6, 0.275_777_1],
+            fit: Fit::Crop,
             ..Preparation::default()
-        }
+        })
     }
 
     fn tokenizer(&self, path: Option<&Path>) -> Result<Arc<dyn Tokenizer>> {
         let rows = self.model()?.text.vocabulary;
         Ok(Arc::new(Sentences::open(path, rows)?))
-    }
-}
-
-/// The batch of pictures or maps `[B, C, S, S]`.
-///
-/// # Errors
-/// They have another shape.
-fn pictures(input: &Tensor, channels: usize, pixels: usize) -> Result<usize> {
-    match *input.dims() {
-        [batch, c, rows, columns] if (c, rows, columns) == (channels, pixels, pixels) => Ok(batch),
-        ref other => Err(Error::Shape {
-            what: "a batch of pictures [B, 3, S, S]".into(),
-            expected: vec![
-                other.first().copied().unwrap_or(1),
-                channels,
-                pixels,
-                pixels,
-            ],
-            got: other.to_vec(),
-        }),
     }
 }

@@ -34,10 +34,10 @@ use twinspan_sdk::topology::{Topology, TowerTopology};
 use twinspan_sdk::{Error, Result, register};
 
 use crate::block::{Activation, BlockShape};
-use crate::clip::sentences::Sentences;
-use crate::clip::text::Text;
-use crate::clip::vit::{Vit, VitEncoder};
+use crate::text::{Reading, Text};
 use crate::tokenizer::ClipTokenizer;
+use crate::tokenizer::sentences::Sentences;
+use crate::vit::{Ends, Vit, VitEncoder};
 
 /// Weights in f16 under canonical names, as `examples/pretrain_pocket` wrote them.
 const WEIGHTS: &[u8] = include_bytes!("pocket/weights.safetensors");
@@ -93,11 +93,13 @@ impl Pocket {
                 mlp: 256,
                 activation: Activation::QuickGelu,
                 causal: false,
+                eps: 1e-5,
             },
             channels: STEM[STEM.len() - 1],
             patch: 1,
-            side,
+            pixels: side,
             joint: JOINT,
+            ends: Ends::CLIP,
         }
     }
 
@@ -110,10 +112,13 @@ impl Pocket {
                 mlp: 192,
                 activation: Activation::QuickGelu,
                 causal: true,
+                eps: 1e-5,
             },
             context: Self::CONTEXT,
             vocabulary: Self::VOCABULARY,
             joint: JOINT,
+            joint_bias: false,
+            reading: Reading::Highest,
         }
     }
 

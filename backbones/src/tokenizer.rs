@@ -1,12 +1,15 @@
 //! CLIP's tokenizer: byte-level BPE with the cleaning of OpenAI's code.
 //!
-//! Owns the way from a sentence to token ids. Merging is the `tokenizers` crate's; vocabulary
-//! files are read in `vocabulary.rs`, sentences cleaned in `clean.rs`.
+//! Owns the way from a sentence to CLIP's token ids. Merging is the `tokenizers` crate's;
+//! vocabulary files are read in `vocabulary.rs`, sentences cleaned in `clean.rs`. SigLIP's
+//! tokenizers are in `pieces.rs`.
 //!
 //! Source: `simple_tokenizer.py` of <https://github.com/openai/CLIP>.
 
 mod clean;
 mod entities;
+pub(crate) mod pieces;
+pub(crate) mod sentences;
 mod vocabulary;
 
 use std::path::{Path, PathBuf};

@@ -14,6 +14,7 @@ const BLOCKS: usize = 3;
 const PATCH: usize = 8;
 const GRID: (usize, usize) = (8, 8);
 const SHAPE: BlockShape = BlockShape {
+    eps: 1e-5,
     width: 32,
     heads: 2,
     mlp: 64,

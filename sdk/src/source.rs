@@ -15,6 +15,11 @@ impl Description {
         self.0.get(name)
     }
 
+    /// Puts a file in.
+    pub fn insert(&mut self, name: &str, content: Value) {
+        self.0.insert(name.to_string(), content);
+    }
+
     /// Whether there is no such file.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -353,6 +353,50 @@ impl Stream {
         Ok(this)
     }
 
+    /// The text without as many of its last `most` tokens as are padding in every item: prompts
+    /// push them out where a tower reads a whole context. Who ended behind them ends at the last
+    /// token that is left.
+    ///
+    /// # Errors
+    /// The stream is a map.
+    pub fn without_padding(&self, most: usize) -> Result<Self> {
+        let n = self.data.dim(1)?;
+        let Form::Tokens {
+            spans,
+            grid,
+            padding: Some(padding),
+            end,
+        } = &self.form
+        else {
+            return Ok(self.clone());
+        };
+        let hidden: Vec<Vec<u8>> = padding.to_vec2()?;
+        let pads = |at: &usize| hidden.iter().all(|item| item.get(*at) == Some(&1));
+        let dropped = (n.saturating_sub(most)..n).rev().take_while(pads).count();
+        let left = n - dropped;
+        if dropped == 0 || left == 0 {
+            return Ok(self.clone());
+        }
+        let mut spans = spans.clone();
+        let mut more = dropped;
+        while let Some(span) = spans.last_mut().filter(|_| more > 0) {
+            let cut = more.min(span.len);
+            (span.len, more) = (span.len - cut, more - cut);
+            if span.len == 0 {
+                spans.pop();
+            }
+        }
+        Ok(Self {
+            data: self.data.narrow(1, 0, left)?,
+            form: Form::Tokens {
+                spans,
+                grid: *grid,
+                padding: Some(padding.narrow(1, 0, left)?.contiguous()?),
+                end: end.iter().map(|e| (*e).min(left as u32 - 1)).collect(),
+            },
+        })
+    }
+
     /// The items at `rows`, in that order: a batch of items expanded to pairs.
     ///
     /// # Errors

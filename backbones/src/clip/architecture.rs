@@ -1,56 +1,23 @@
-//! The sizes of a CLIP: written in a recipe, or OpenAI's by name, and checked.
+//! The sizes of a CLIP, as a recipe writes them, and checked.
 //!
-//! Owns presets and every check of sizes: behind [`Architecture::check`] all of
-//! them fit together and no product of them overflows. Builds nothing.
+//! Owns every check of sizes: behind [`Architecture::check`] all of them fit together and no
+//! product of them overflows. Models by name are in `preset.rs`, those that files describe in
+//! `described.rs`. Builds nothing.
 
 use serde::{Deserialize, Serialize};
-use twinspan_sdk::{Error, Result};
+use twinspan_sdk::Result;
 
 use super::resnet::{self, Resnet};
-use super::text::Text;
-use super::vit::Vit;
-use crate::block::{Activation, BlockShape};
+use crate::block::Activation;
+use crate::sizes::{
+    Blocks, Check, HEAD_WIDTH, MOST_LAYERS, MOST_PIXELS, MOST_TOKENS, MOST_WIDTH, is_default,
+};
+use crate::text::{Reading, Text};
+use crate::vit::{Ends, Vit};
 
-/// The head width of every CLIP of OpenAI's.
-const HEAD_WIDTH: usize = 64;
-/// Sizes above these are mistakes; below them every product of sizes fits 64 bits.
-const MOST_WIDTH: usize = 1 << 16;
-const MOST_LAYERS: usize = 1 << 10;
-const MOST_PIXELS: usize = 1 << 14;
-const MOST_TOKENS: usize = 1 << 24;
-
-/// One of OpenAI's models.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Preset {
-    /// Vision transformer with patches of 32 pixels.
-    #[serde(rename = "ViT-B/32")]
-    VitB32,
-    /// Vision transformer with patches of 16 pixels.
-    #[default]
-    #[serde(rename = "ViT-B/16")]
-    VitB16,
-    /// Large vision transformer with patches of 14 pixels.
-    #[serde(rename = "ViT-L/14")]
-    VitL14,
-    /// The same, trained on at 336 pixels.
-    #[serde(rename = "ViT-L/14@336px")]
-    VitL14At336,
-    /// ResNet-50.
-    #[serde(rename = "RN50")]
-    Rn50,
-    /// ResNet-101.
-    #[serde(rename = "RN101")]
-    Rn101,
-    /// Four times ResNet-50's compute.
-    #[serde(rename = "RN50x4")]
-    Rn50x4,
-    /// Sixteen times ResNet-50's compute.
-    #[serde(rename = "RN50x16")]
-    Rn50x16,
-    /// Sixty-four times ResNet-50's compute.
-    #[serde(rename = "RN50x64")]
-    Rn50x64,
-}
+pub(super) const CHECK: Check = Check("clip");
+/// Of every norm.
+pub(super) const EPS: f64 = 1e-5;
 
 /// A CLIP of any size.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -98,6 +65,27 @@ pub struct VitSizes {
     /// Width inside the MLPs; four times the width unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mlp: Option<usize>,
+    /// What a picture's vector is made of.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub pooling: Pooling,
+    /// No norm in front of the blocks (open_clip's `no_ln_pre`).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub no_norm_in: bool,
+    /// The last norm acts on the pooled vector, not on every token before (open_clip's
+    /// `final_ln_after_pool`).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub norm_pooled: bool,
+}
+
+/// What a picture's vector is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pooling {
+    /// The class token (open_clip's `tok`).
+    #[default]
+    Class,
+    /// The mean of the patches (open_clip's `avg`).
+    Mean,
 }
 
 /// The sizes of a ResNet.
@@ -135,64 +123,39 @@ pub struct TextSizes {
     /// Width inside the MLPs; four times the width unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mlp: Option<usize>,
+    /// A sentence's vector is read at the last of all its places, not at its end token
+    /// (open_clip's pool type `last`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<LastToken>,
+    /// The end token's id, where it is not the highest of all (open_clip's pool type `eos`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<u32>,
+    /// Words see later words too.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub no_causal_mask: bool,
+    /// The projection into the joint space has a bias (open_clip's `proj_bias`).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub joint_bias: bool,
 }
 
-fn clip_context() -> usize {
+/// The ids of a tower that reads a sentence at the last place of its context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LastToken {
+    /// The id that pads sentences to the context.
+    pub padding: u32,
+    /// The id behind a sentence's words.
+    pub end: u32,
+}
+
+/// CLIP's context.
+pub(super) fn clip_context() -> usize {
     77
 }
 
-fn clip_vocabulary() -> usize {
+/// CLIP's vocabulary.
+pub(super) fn clip_vocabulary() -> usize {
     49408
-}
-
-impl Preset {
-    /// Its sizes.
-    pub fn architecture(self) -> Architecture {
-        use Preset::*;
-        let vit = |layers, width, patch, image_size| {
-            VisionSizes::Vit(VitSizes {
-                layers,
-                width,
-                heads: None,
-                head_width: None,
-                patch,
-                image_size,
-                mlp: None,
-            })
-        };
-        let resnet = |layers, width, image_size| {
-            VisionSizes::Resnet(ResnetSizes {
-                layers,
-                width,
-                head_width: None,
-                image_size,
-            })
-        };
-        let (embed_dim, text_width, vision) = match self {
-            VitB32 => (512, 512, vit(12, 768, 32, 224)),
-            VitB16 => (512, 512, vit(12, 768, 16, 224)),
-            VitL14 => (768, 768, vit(24, 1024, 14, 224)),
-            VitL14At336 => (768, 768, vit(24, 1024, 14, 336)),
-            Rn50 => (1024, 512, resnet([3, 4, 6, 3], 64, 224)),
-            Rn101 => (512, 512, resnet([3, 4, 23, 3], 64, 224)),
-            Rn50x4 => (640, 640, resnet([4, 6, 10, 6], 80, 288)),
-            Rn50x16 => (768, 768, resnet([6, 8, 18, 8], 96, 384)),
-            Rn50x64 => (1024, 1024, resnet([3, 15, 36, 10], 128, 448)),
-        };
-        Architecture {
-            embed_dim,
-            activation: Activation::QuickGelu,
-            vision,
-            text: TextSizes {
-                layers: 12,
-                width: text_width,
-                heads: None,
-                context: clip_context(),
-                vocabulary: clip_vocabulary(),
-                mlp: None,
-            },
-        }
-    }
 }
 
 /// Sizes that fit together.
@@ -222,116 +185,109 @@ impl Architecture {
 
     /// The sizes at an input of `input_size` pixels (0 is the native one), if they fit together.
     pub(super) fn check(&self, input_size: usize, connect: bool) -> Result<Model> {
-        let joint = within("embed_dim", self.embed_dim, MOST_WIDTH)?;
-        within("vision.image_size", self.image_size(), MOST_PIXELS)?;
+        let joint = CHECK.within("embed_dim", self.embed_dim, MOST_WIDTH)?;
+        CHECK.within("vision.image_size", self.image_size(), MOST_PIXELS)?;
         let input = match input_size {
             0 => self.image_size(),
-            size => within("input_size", size, MOST_PIXELS)?,
+            size => CHECK.within("input_size", size, MOST_PIXELS)?,
         };
         let vision = match &self.vision {
             VisionSizes::Vit(_) if connect => {
-                return Err(wrong(
+                return Err(CHECK.wrong(
                     "connect is the residual of a ResNet's attention pool; a ViT has none",
                 ));
             }
             VisionSizes::Vit(sizes) => Vision::Vit(self.vit(sizes, input, joint)?),
             VisionSizes::Resnet(sizes) => Vision::Resnet(resnet(sizes, input, joint, connect)?),
         };
-        let text = &self.text;
         Ok(Model {
             vision,
-            text: Text {
-                layers: within("text.layers", text.layers, MOST_LAYERS)?,
-                block: BlockShape {
-                    causal: true,
-                    ..self.block("text", text.width, text.heads, None, text.mlp)?
-                },
-                context: within("text.context", text.context, MOST_TOKENS)?,
-                vocabulary: within("text.vocabulary", text.vocabulary, MOST_TOKENS)?,
-                joint,
-            },
+            text: self.text(joint)?,
             joint,
         })
     }
 
     fn vit(&self, sizes: &VitSizes, input: usize, joint: usize) -> Result<Vit> {
-        let patch = within("vision.patch", sizes.patch, MOST_PIXELS)?;
+        let patch = CHECK.within("vision.patch", sizes.patch, MOST_PIXELS)?;
         for (name, pixels) in [
             ("vision.image_size", sizes.image_size),
             ("input_size", input),
         ] {
-            multiple(name, pixels, patch, "the patch")?;
+            CHECK.multiple(name, pixels, patch, "the patch")?;
         }
+        let blocks = Blocks {
+            tower: "vision",
+            width: sizes.width,
+            heads: sizes.heads,
+            head_width: sizes.head_width,
+            mlp: sizes.mlp,
+            activation: self.activation,
+            causal: false,
+            eps: EPS,
+        };
         Ok(Vit {
-            layers: within("vision.layers", sizes.layers, MOST_LAYERS)?,
-            block: self.block(
-                "vision",
-                sizes.width,
-                sizes.heads,
-                sizes.head_width,
-                sizes.mlp,
-            )?,
+            layers: CHECK.within("vision.layers", sizes.layers, MOST_LAYERS)?,
+            block: CHECK.blocks(blocks)?,
             channels: 3,
             patch,
-            side: input / patch,
+            pixels: input,
             joint,
+            ends: Ends::Class {
+                norm_in: !sizes.no_norm_in,
+                mean: sizes.pooling == Pooling::Mean,
+                norm_pooled: sizes.norm_pooled,
+            },
         })
     }
 
-    fn block(
-        &self,
-        tower: &str,
-        width: usize,
-        heads: Option<usize>,
-        head_width: Option<usize>,
-        mlp: Option<usize>,
-    ) -> Result<BlockShape> {
-        let name = |field: &str| format!("{tower}.{field}");
-        let width = within(&name("width"), width, MOST_WIDTH)?;
-        let heads = match (heads, head_width) {
-            (Some(_), Some(_)) => {
-                return Err(wrong(format!(
-                    "{} and {} say the same: give one of them",
-                    name("heads"),
-                    name("head_width")
-                )));
-            }
-            (Some(heads), None) => heads,
-            (None, head) => {
-                let head = head.unwrap_or(HEAD_WIDTH);
-                within(&name("head_width"), head, MOST_WIDTH)?;
-                multiple(&name("width"), width, head, "the head width")?;
-                width / head
-            }
-        };
-        within(&name("heads"), heads, MOST_WIDTH)?;
-        multiple(&name("width"), width, heads, "the number of heads")?;
-        let mlp = mlp.unwrap_or(4 * width);
-        Ok(BlockShape {
-            width,
-            heads,
-            mlp: within(&name("mlp"), mlp, 4 * MOST_WIDTH)?,
+    fn text(&self, joint: usize) -> Result<Text> {
+        let sizes = &self.text;
+        let blocks = Blocks {
+            tower: "text",
+            width: sizes.width,
+            heads: sizes.heads,
+            head_width: None,
+            mlp: sizes.mlp,
             activation: self.activation,
-            causal: false,
+            causal: !sizes.no_causal_mask,
+            eps: EPS,
+        };
+        Ok(Text {
+            layers: CHECK.within("text.layers", sizes.layers, MOST_LAYERS)?,
+            block: CHECK.blocks(blocks)?,
+            context: CHECK.within("text.context", sizes.context, MOST_TOKENS)?,
+            vocabulary: CHECK.within("text.vocabulary", sizes.vocabulary, MOST_TOKENS)?,
+            joint,
+            joint_bias: sizes.joint_bias,
+            reading: match (sizes.last, sizes.end) {
+                (Some(_), Some(_)) => {
+                    return Err(CHECK.wrong(
+                        "text.last and text.end say where a sentence is read: give one of them",
+                    ));
+                }
+                (Some(LastToken { padding, end }), None) => Reading::Last { padding, end },
+                (None, Some(end)) => Reading::End(end),
+                (None, None) => Reading::Highest,
+            },
         })
     }
 }
 
 fn resnet(sizes: &ResnetSizes, input: usize, joint: usize, connect: bool) -> Result<Resnet> {
-    let width = within("vision.width", sizes.width, MOST_WIDTH / 32)?;
-    multiple("vision.width", width, 2, "2, for the stem begins with half")?;
+    let width = CHECK.within("vision.width", sizes.width, MOST_WIDTH / 32)?;
+    CHECK.multiple("vision.width", width, 2, "2, for the stem begins with half")?;
     for (name, pixels) in [
         ("vision.image_size", sizes.image_size),
         ("input_size", input),
     ] {
-        multiple(name, pixels, resnet::STRIDE, "the ResNet's whole stride")?;
+        CHECK.multiple(name, pixels, resnet::STRIDE, "the ResNet's whole stride")?;
     }
     for &layer in &sizes.layers {
-        within("vision.layers", layer, MOST_LAYERS)?;
+        CHECK.within("vision.layers", layer, MOST_LAYERS)?;
     }
     let head_width = sizes.head_width.unwrap_or(HEAD_WIDTH);
-    within("vision.head_width", head_width, MOST_WIDTH)?;
-    multiple(
+    CHECK.within("vision.head_width", head_width, MOST_WIDTH)?;
+    CHECK.multiple(
         "32 x vision.width",
         32 * width,
         head_width,
@@ -346,24 +302,4 @@ fn resnet(sizes: &ResnetSizes, input: usize, joint: usize, connect: bool) -> Res
         connect,
         joint,
     })
-}
-
-fn within(name: &str, value: usize, most: usize) -> Result<usize> {
-    match (1..=most).contains(&value) {
-        true => Ok(value),
-        false => Err(wrong(format!("{name} = {value}: give 1 to {most}"))),
-    }
-}
-
-fn multiple(name: &str, value: usize, of: usize, what: &str) -> Result<()> {
-    match value.is_multiple_of(of) {
-        true => Ok(()),
-        false => Err(wrong(format!(
-            "{name} = {value} is not a multiple of {of} ({what})"
-        ))),
-    }
-}
-
-fn wrong(message: impl std::fmt::Display) -> Error {
-    Error::wrong_use(format!("backbone `clip`: {message}"))
 }

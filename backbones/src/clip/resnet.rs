@@ -17,7 +17,7 @@ use twinspan_sdk::stream::Stream;
 use twinspan_sdk::topology::{BlockInfo, BranchInfo, StreamInfo, TowerTopology};
 
 use super::attention_pool::{Pool, PoolShape};
-use super::pictures;
+use crate::vit::pictures;
 use twinspan_sdk::declare::{Declared, Layer};
 
 /// Pixels of the input, along a side, for one pixel of the last map.

@@ -8,8 +8,7 @@ use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
-use twinspan_backbones::block::Activation;
-use twinspan_backbones::clip::{Architecture, Clip, ResnetSizes, TextSizes, VisionSizes, VitSizes};
+use twinspan_backbones::clip::Clip;
 use twinspan_sdk::backbone::{Backbone, Encoder, Encoders, Weights};
 use twinspan_sdk::base::Base;
 use twinspan_sdk::checkpoint::Checkpoint;
@@ -17,7 +16,9 @@ use twinspan_sdk::frozen::Frozen;
 use twinspan_sdk::hooks::{Hooks, TowerHooks};
 use twinspan_sdk::parameter::{Buffer, Overlay};
 use twinspan_sdk::pass::Pass;
+use twinspan_sdk::plugin::Plugin;
 use twinspan_sdk::site::{At, Tower};
+use twinspan_sdk::source::Description;
 use twinspan_sdk::stream::Stream;
 use twinspan_sdk::topology::{Origin, Topology};
 use twinspan_sdk::weights;
@@ -108,78 +109,17 @@ impl Golden {
 
     /// The plugin with the sizes of the configuration.
     pub fn clip(&self) -> Clip {
+        let mut description = Description::default();
         match self.json.get("model_cfg") {
-            Some(config) => open_clip(config),
-            None => transformers(&self.json["config"]),
-        }
+            Some(config) => description.insert(
+                "open_clip_config.json",
+                serde_json::json!({ "model_cfg": config }),
+            ),
+            None => description.insert("config.json", self.json["config"].clone()),
+        };
+        let options = Clip::default().described(&description).unwrap().unwrap();
+        Clip::from_options(&options).unwrap()
     }
-}
-
-fn size(config: &Value, name: &str) -> usize {
-    config[name].as_u64().unwrap() as usize
-}
-
-fn open_clip(config: &Value) -> Clip {
-    let (vision, text) = (&config["vision_cfg"], &config["text_cfg"]);
-    let head_width = Some(size(vision, "head_width"));
-    let (width, image_size) = (size(vision, "width"), size(vision, "image_size"));
-    Clip::of(Architecture {
-        embed_dim: size(config, "embed_dim"),
-        activation: match config["quick_gelu"].as_bool().unwrap() {
-            true => Activation::QuickGelu,
-            false => Activation::Gelu,
-        },
-        vision: match vision["layers"].is_array() {
-            true => VisionSizes::Resnet(ResnetSizes {
-                layers: serde_json::from_value(vision["layers"].clone()).unwrap(),
-                width,
-                head_width,
-                image_size,
-            }),
-            false => VisionSizes::Vit(VitSizes {
-                layers: size(vision, "layers"),
-                width,
-                heads: None,
-                head_width,
-                patch: size(vision, "patch_size"),
-                image_size,
-                mlp: None,
-            }),
-        },
-        text: TextSizes {
-            layers: size(text, "layers"),
-            width: size(text, "width"),
-            heads: Some(size(text, "heads")),
-            context: size(text, "context_length"),
-            vocabulary: size(text, "vocab_size"),
-            mlp: None,
-        },
-    })
-}
-
-fn transformers(config: &Value) -> Clip {
-    let (vision, text) = (&config["vision_config"], &config["text_config"]);
-    Clip::of(Architecture {
-        embed_dim: size(config, "projection_dim"),
-        activation: Activation::QuickGelu,
-        vision: VisionSizes::Vit(VitSizes {
-            layers: size(vision, "num_hidden_layers"),
-            width: size(vision, "hidden_size"),
-            heads: Some(size(vision, "num_attention_heads")),
-            head_width: None,
-            patch: size(vision, "patch_size"),
-            image_size: size(vision, "image_size"),
-            mlp: Some(size(vision, "intermediate_size")),
-        }),
-        text: TextSizes {
-            layers: size(text, "num_hidden_layers"),
-            width: size(text, "hidden_size"),
-            heads: Some(size(text, "num_attention_heads")),
-            context: size(text, "max_position_embeddings"),
-            vocabulary: size(text, "vocab_size"),
-            mlp: Some(size(text, "intermediate_size")),
-        },
-    })
 }
 
 /// A small CLIP with every weight drawn from its canonical name: a ViT of three blocks, or a

@@ -111,7 +111,11 @@ fn what_does_not_fit_together_is_refused() {
             "head_width = 48",
             "32 x vision.width = 256 is not a multiple of 48",
         ),
-        ("\"gelu\"", "\"relu\"", "expected `quick-gelu` or `gelu`"),
+        (
+            "\"gelu\"",
+            "\"relu\"",
+            "expected one of `quick-gelu`, `gelu`, `gelu-tanh`",
+        ),
         ("patch = 8", "patches = 8", "unknown field `patches`"),
         ("\"resnet\"", "\"swin\"", "expected `vit` or `resnet`"),
     ] {

@@ -48,13 +48,13 @@ fn positions_follow_the_input_as_in_etris() {
             .map(|p| p.count())
             .sum()
     };
-    let vit = at_416(Preset::VitB16);
+    let vit = at_416(Some(Preset::VitB16));
     assert_eq!(positions(&vit), 559_360);
     assert_eq!(vit.parameter_count(), 149_620_737 + (677 - 197) * 768);
     assert_eq!(vit.vision.last.grid, Some((26, 26)));
-    assert_eq!(positions(&at_416(Preset::Rn50)), 141_824);
-    assert_eq!(positions(&at_416(Preset::Rn101)), 141_824);
-    assert_eq!(at_416(Preset::Rn50).vision.last.grid, Some((13, 13)));
+    assert_eq!(positions(&at_416(Some(Preset::Rn50))), 141_824);
+    assert_eq!(positions(&at_416(Some(Preset::Rn101))), 141_824);
+    assert_eq!(at_416(Some(Preset::Rn50)).vision.last.grid, Some((13, 13)));
 }
 
 #[test]

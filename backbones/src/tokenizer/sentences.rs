@@ -8,7 +8,7 @@ use std::path::Path;
 use twinspan_sdk::tokenizer::{Encoded, Tokenizer};
 use twinspan_sdk::{Error, Result};
 
-use crate::tokenizer::ClipTokenizer;
+use super::ClipTokenizer;
 
 /// What a vocabulary is read from.
 const FILES: &str = "bpe_simple_vocab_16e6.txt.gz, vocab.json beside merges.txt, tokenizer.json, \
