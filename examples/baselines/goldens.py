@@ -506,20 +506,26 @@ def by_open_clip(**preprocess_cfg):
     return prepared({"preprocess_cfg": cfg}, source, transform)
 
 
-CLIP_SIZE = {"size": {"shortest_edge": SIZE}, "crop_size": {"height": SIZE, "width": SIZE}}
+SQUARE = {"height": SIZE, "width": SIZE}
 
 
 @variant
 def preprocess_clip_hf():
     """CLIP on PIL: the longer edge is floored; a crop with an odd remainder begins at its floor."""
-    return by_transformers(transformers.CLIPImageProcessorPil, **CLIP_SIZE)
+    size = {"size": {"shortest_edge": SIZE}, "crop_size": SQUARE}
+    return by_transformers(transformers.CLIPImageProcessorPil, **size)
 
 
 @variant
 def preprocess_siglip_hf():
     """SigLIP on PIL: squashed, bicubic."""
-    size = {"size": {"height": SIZE, "width": SIZE}}
-    return by_transformers(transformers.SiglipImageProcessorPil, **size)
+    return by_transformers(transformers.SiglipImageProcessorPil, size=SQUARE)
+
+
+@variant
+def preprocess_siglip2_hf():
+    """SigLIP 2 of fixed resolution on PIL: squashed, bilinear, where open_clip is bicubic."""
+    return by_transformers(transformers.SiglipImageProcessorPil, size=SQUARE, resample=2)
 
 
 @variant
@@ -532,7 +538,7 @@ def preprocess_shortest():
 
 @variant
 def preprocess_squash():
-    """open_clip for SigLIP: squashed, bicubic."""
+    """open_clip for SigLIP and SigLIP 2: squashed, bicubic."""
     half = [0.5] * 3
     return by_open_clip(resize_mode="squash", mean=half, std=half)
 
