@@ -7,8 +7,8 @@
 
 mod kind;
 mod safetensors;
+mod shards;
 mod torch;
-mod zip;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -48,8 +48,9 @@ pub enum CheckpointError {
     },
     /// The content is not a weight file of a kind that is read.
     #[error(
-        "{} looks like {looks_like}; accepted are a .safetensors file and a state dict written \
-         by torch.save (.pt, .pth)", path.display()
+        "{} looks like {looks_like}; accepted are a .safetensors file, a state dict or TorchScript \
+         module written by torch (.pt, .pth, .bin), and an index of shards (.index.json)",
+        path.display()
     )]
     Unrecognised {
         /// The file.
@@ -96,6 +97,19 @@ pub enum CheckpointError {
         /// What it holds.
         found: String,
     },
+    /// An index names files that are not there.
+    #[error(
+        "{} is an index of {whole} shards, of which {} {} not beside it; fetch what is missing",
+        path.display(), missing.join(", "), if missing.len() == 1 { "is" } else { "are" }
+    )]
+    MissingShards {
+        /// The index.
+        path: PathBuf,
+        /// Names of files, as the index has them.
+        missing: Vec<String>,
+        /// How many files the index names.
+        whole: usize,
+    },
     /// Two tensors would get the same name.
     #[error("renaming {}: `{first}` and `{second}` both become `{name}`", path.display())]
     SameName {
@@ -111,46 +125,26 @@ pub enum CheckpointError {
 }
 
 impl Checkpoint {
-    /// Opens a weight file: `.safetensors`, or a zip archive written by `torch.save` that holds a
-    /// state dict directly or under `state_dict` or `model`.
+    /// Opens a weight file: `.safetensors`; a state dict that `torch.save` wrote, directly or
+    /// under `state_dict` or `model`; a module that `torch.jit.save` wrote, its tensors under
+    /// dotted names; or an index of shards (`model.safetensors.index.json`), which are opened
+    /// together.
     ///
     /// The format is recognised by content, whatever the file is called. Tensors of types that
     /// are never weights here (booleans, complex, quantised) are left out; see
-    /// [`skipped`](Self::skipped).
+    /// [`skipped`](Self::skipped). Where every name begins with `module.`, as a parallel model's
+    /// do, that is taken off.
     ///
     /// # Errors
     /// Each variant of [`CheckpointError`] but `SameName`; all name the file.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
         let path = path.as_ref();
-        let failed = |source| CheckpointError::Io {
-            path: path.into(),
-            source,
+        let map = map(path)?;
+        let named = match kind::of(&map) {
+            Kind::Json => shards::read(path, &map)?,
+            _ => read(path, &map)?,
         };
-        let file = File::open(path).map_err(failed)?;
-        let metadata = file.metadata().map_err(failed)?;
-        let unrecognised = |looks_like| CheckpointError::Unrecognised {
-            path: path.into(),
-            looks_like,
-        };
-        if metadata.is_dir() {
-            return Err(unrecognised("a folder"));
-        }
-        if metadata.len() == 0 {
-            return Err(unrecognised("an empty file"));
-        }
-        // SAFETY: the mapping is read only; the type's documentation says that the file must not
-        // be changed while it is open.
-        let map = Arc::new(unsafe { Mmap::map(&file) }.map_err(failed)?);
-        let read = match kind::of(&map) {
-            Kind::Safetensors => safetensors::read(&map),
-            Kind::Zip => torch::read(&map),
-            Kind::LegacyTorch => Err(Refused::Unsupported {
-                kind: "a file of torch.save before PyTorch 1.6",
-                advice: "load it with torch and save it again",
-            }),
-            Kind::Other(looks_like) => return Err(unrecognised(looks_like)),
-        };
-        let Named { tensors, skipped } = read.map_err(|e| e.at(path))?;
+        let Named { tensors, skipped } = named.without(PARALLEL);
         Ok(Self {
             path: path.into(),
             tensors,
@@ -245,11 +239,72 @@ impl Checkpoint {
     }
 }
 
+/// What PyTorch's parallel models put in front of every name.
+const PARALLEL: &str = "module.";
+
+/// Maps a file that is not empty.
+fn map(path: &Path) -> Result<Arc<Mmap>, CheckpointError> {
+    let failed = |source| CheckpointError::Io {
+        path: path.into(),
+        source,
+    };
+    let file = File::open(path).map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    if metadata.is_dir() {
+        return Err(unrecognised(path, "a folder"));
+    }
+    if metadata.len() == 0 {
+        return Err(unrecognised(path, "an empty file"));
+    }
+    // SAFETY: the mapping is read only; the documentation of `Checkpoint` says that the file must
+    // not be changed while it is open.
+    let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
+    Ok(Arc::new(map))
+}
+
+/// Reads a file of a kind that holds tensors itself.
+fn read(path: &Path, map: &Arc<Mmap>) -> Result<Named, CheckpointError> {
+    let read = match kind::of(map) {
+        Kind::Safetensors => safetensors::read(map),
+        Kind::Zip => torch::read(map),
+        Kind::LegacyTorch => torch::legacy::read(map),
+        Kind::Json => return Err(unrecognised(path, "JSON text")),
+        Kind::Other(looks_like) => return Err(unrecognised(path, looks_like)),
+    };
+    read.map_err(|refused| refused.at(path))
+}
+
+fn unrecognised(path: &Path, looks_like: &'static str) -> CheckpointError {
+    CheckpointError::Unrecognised {
+        path: path.into(),
+        looks_like,
+    }
+}
+
 /// What a format's reader gives: the tensors, and those left out with their element type.
 #[derive(Debug, Default)]
 struct Named {
     tensors: BTreeMap<String, Frozen>,
     skipped: BTreeMap<String, String>,
+}
+
+impl Named {
+    /// Without the prefix, where every name has it.
+    fn without(self, prefix: &str) -> Self {
+        let mut names = self.tensors.keys().chain(self.skipped.keys());
+        if !names.all(|name| name.starts_with(prefix)) {
+            return self;
+        }
+        let strip = |name: String| {
+            name.strip_prefix(prefix)
+                .map_or_else(String::new, String::from)
+        };
+        let Self { tensors, skipped } = self;
+        Self {
+            tensors: tensors.into_iter().map(|(n, t)| (strip(n), t)).collect(),
+            skipped: skipped.into_iter().map(|(n, t)| (strip(n), t)).collect(),
+        }
+    }
 }
 
 /// Why a format's reader gave up; it does not know the path.

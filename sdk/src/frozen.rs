@@ -154,6 +154,25 @@ impl Frozen {
             .as_ref()
     }
 
+    /// The same elements in another shape; the weight itself where the shape is its own.
+    ///
+    /// # Errors
+    /// The shape has another number of elements.
+    pub fn reshape(&self, shape: &[usize]) -> Result<Self> {
+        if shape == self.0.shape.dims() {
+            return Ok(self.clone());
+        }
+        match &self.0.source {
+            Source::Dense(t) => Ok(Self::dense(&t.reshape(shape)?)),
+            Source::Mapped { .. }
+                if Shape::from(shape).elem_count() != self.0.shape.elem_count() =>
+            {
+                bail!("a tensor of shape {:?} as {shape:?}", self.0.shape)
+            }
+            Source::Mapped { map, start } => Self::mapped(map.clone(), *start, self.0.dtype, shape),
+        }
+    }
+
     /// Rows `rows` of the first dimension, sharing the mapping where there is one.
     ///
     /// # Errors

@@ -26,6 +26,10 @@ pub struct Entry {
     pub rows: Option<Range<usize>>,
     /// Whether the external matrix (after taking the rows) is the transpose of the canonical.
     pub transposed: bool,
+    /// The dimensions of one in front of the external tensor's own: a batch of tables
+    /// `[1, N, D]`, a scale `[1]`. `None` is none; otherwise as many are written, and any number
+    /// is read.
+    pub leading: Option<usize>,
 }
 
 impl Entry {
@@ -36,6 +40,7 @@ impl Entry {
             external: external.into(),
             rows: None,
             transposed: false,
+            leading: None,
         }
     }
 
@@ -56,6 +61,14 @@ impl Entry {
     #[must_use]
     pub fn transposed(mut self) -> Self {
         self.transposed = true;
+        self
+    }
+
+    /// The external tensor with `count` dimensions of one in front of its own; other files of the
+    /// layout may have more or fewer of them, or none with `count` 0 as well.
+    #[must_use]
+    pub fn leading(mut self, count: usize) -> Self {
+        self.leading = Some(count);
         self
     }
 }
@@ -102,16 +115,49 @@ pub struct KeyMap {
 }
 
 impl KeyMap {
-    /// How many of the external names the checkpoint has: among several maps the one with the
-    /// most is its layout.
+    /// How many of the external names the checkpoint has.
     pub fn matches(&self, checkpoint: &Checkpoint) -> usize {
-        let names: BTreeSet<&str> = self.entries.iter().map(|e| e.external.as_str()).collect();
-        names
-            .into_iter()
-            .filter(|name| checkpoint.get(name).is_some())
-            .count()
+        let names = self.external().into_iter();
+        names.filter(|name| checkpoint.get(name).is_some()).count()
+    }
+
+    /// The layout of a checkpoint: the map of which it has the most external names.
+    ///
+    /// # Errors
+    /// [`KeyMapError::NoLayout`] if there is no map, or the checkpoint has less than a quarter of
+    /// the best one's names: it is a file of another model, and a list of what is missing would
+    /// mislead.
+    pub fn of<'m>(maps: &'m [Self], checkpoint: &Checkpoint) -> Result<&'m Self, KeyMapError> {
+        let best = maps.iter().max_by_key(|map| map.matches(checkpoint));
+        let (nearest, found, whole) = best.map_or(("", 0, 0), |map| {
+            (map.name, map.matches(checkpoint), map.external().len())
+        });
+        match best {
+            Some(map) if found * ENOUGH >= whole => Ok(map),
+            _ => Err(KeyMapError::NoLayout {
+                path: checkpoint.path().into(),
+                tried: maps.iter().map(|map| format!("`{}`", map.name)).collect(),
+                nearest,
+                found,
+                whole,
+                names: (checkpoint.names().take(OWN))
+                    .map(|name| format!("`{name}`"))
+                    .collect(),
+            }),
+        }
+    }
+
+    fn external(&self) -> BTreeSet<&str> {
+        self.entries.iter().map(|e| e.external.as_str()).collect()
     }
 }
+
+/// A checkpoint that has one in so many of a layout's names is probably meant to be in it: a file
+/// of one of the two towers has about half.
+const ENOUGH: usize = 4;
+
+/// Names of a checkpoint in no layout that its error shows.
+const OWN: usize = 3;
 
 /// A canonical tensor that a model needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -166,6 +212,25 @@ pub enum KeyMapError {
         problems: Vec<String>,
         /// How many there are beyond those.
         more: usize,
+    },
+    /// A checkpoint that is of none of the layouts.
+    #[error(
+        "{} is in none of the layouts {}: of the tensors of `{nearest}` it has {found} of {whole}{}",
+        path.display(), tried.join(", "), instead(names)
+    )]
+    NoLayout {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The key maps' names.
+        tried: Vec<String>,
+        /// The key map that fits best.
+        nearest: &'static str,
+        /// How many of its external tensors the checkpoint has.
+        found: usize,
+        /// How many it has in all.
+        whole: usize,
+        /// The first names of the checkpoint.
+        names: Vec<String>,
     },
     /// A tensor to be written for which the map has no entry.
     #[error("the layout `{map}` has no place for `{name}`{}", offer("nearest known", nearest.as_deref()))]
@@ -225,6 +290,13 @@ fn list(problems: &[String], more: usize) -> String {
         list.push_str(&format!("\n  and {more} more"));
     }
     list
+}
+
+fn instead(names: &[String]) -> String {
+    match names {
+        [] => "; it holds no tensor".into(),
+        _ => format!("; its own are {}, …", names.join(", ")),
+    }
 }
 
 fn offer(what: &str, nearest: Option<&str>) -> String {

@@ -58,6 +58,8 @@ pub enum Value<'a> {
     Object {
         /// The place of its class.
         class: Id,
+        /// The place of its state, a dict of its attributes for most classes.
+        state: Id,
     },
     /// A reference to something outside the pickle: a storage.
     Persistent(Id),
@@ -68,6 +70,7 @@ pub enum Value<'a> {
 pub struct Pickle<'a> {
     values: Vec<Value<'a>>,
     root: Id,
+    length: usize,
 }
 
 impl<'a> Pickle<'a> {
@@ -88,6 +91,7 @@ impl<'a> Pickle<'a> {
             at: bytes.len() - machine.rest.len(),
         })?;
         Ok(Self {
+            length: bytes.len() - machine.rest.len(),
             values: machine.values,
             root,
         })
@@ -101,6 +105,16 @@ impl<'a> Pickle<'a> {
     /// The place of what was pickled.
     pub fn root_id(&self) -> Id {
         self.root
+    }
+
+    /// Bytes of the pickle, from its first to its STOP.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// All values, each behind those it is made of.
+    pub fn values(&self) -> impl Iterator<Item = &Value<'a>> {
+        self.values.iter()
     }
 
     /// The value at `id`, which comes from this pickle.
@@ -330,10 +344,13 @@ impl<'a> Machine<'a> {
     /// Sets an object's state, which only classes outside this reader understand. What a dict
     /// gets this way is torch's `_metadata`.
     fn build(&mut self) -> Step<()> {
-        self.pop()?;
+        let state = self.pop()?;
         let object = self.top()?;
         if let Value::Call { callable, .. } = self.values[object] {
-            self.values[object] = Value::Object { class: callable };
+            self.values[object] = Value::Object {
+                class: callable,
+                state,
+            };
         }
         Ok(())
     }

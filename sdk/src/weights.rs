@@ -87,7 +87,7 @@ fn embedded(recipe: &Recipe) -> Result<Base> {
     Ok(Base::from_tensors(tensors))
 }
 
-/// The base in a weight file.
+/// The base in a weight file, in the layout of which the file has the most names.
 ///
 /// # Errors
 /// As [`open`].
@@ -97,11 +97,7 @@ pub fn open_file(backbone: &dyn Backbone, path: &Path) -> Result<Base> {
     Base::open_with_cache(
         path,
         |checkpoint: &Checkpoint| -> Result<BTreeMap<String, Frozen>> {
-            let best = layouts
-                .iter()
-                .max_by_key(|map| map.matches(checkpoint))
-                .ok_or_else(|| Error::plugin("the backbone knows no layout"))?;
-            Ok(best.read(checkpoint, &expected)?)
+            Ok(KeyMap::of(&layouts, checkpoint)?.read(checkpoint, &expected)?)
         },
     )
 }

@@ -225,23 +225,216 @@ fn a_training_checkpoint_gives_its_nested_state_dict() {
 
 #[test]
 fn what_torch_writes_and_is_not_read_says_what_to_do() {
-    let refused = |name: &str| after_path(&Checkpoint::open(data(name)).unwrap_err());
     assert_eq!(
-        refused("script.pt"),
-        "is a TorchScript archive, which is not read yet; load it with torch.jit.load and \
-         torch.save its state_dict()"
-    );
-    assert_eq!(
-        refused("legacy.pth"),
-        "is a file of torch.save before PyTorch 1.6, which is not read yet; load it with torch \
-         and save it again"
-    );
-    assert_eq!(
-        refused("whole_module.pt"),
+        after_path(&Checkpoint::open(data("whole_module.pt")).unwrap_err()),
         "holds no state dict: it is a whole pickled object (__main__.Net); torch.save its \
          state_dict() instead; accepted are tensors by name, directly or under `state_dict` or \
          `model`"
     );
+}
+
+/// The values that `files_data/models.py` gives a tensor.
+fn written(name: &str, shape: &[usize]) -> Vec<f32> {
+    let count = shape.iter().product();
+    (0..count)
+        .map(|i: usize| ((i + name.len()) % 64) as f32 / 4. - 8.)
+        .collect()
+}
+
+/// The names and shapes of its model, which are OpenAI's.
+fn openai() -> Vec<(String, Vec<usize>)> {
+    let mut expected: Vec<(String, Vec<usize>)> = [
+        ("logit_scale", &[][..]),
+        ("positional_embedding", &[6, 8]),
+        ("text_projection", &[8, 4]),
+        ("token_embedding.weight", &[11, 8]),
+        ("visual.class_embedding", &[8]),
+        ("visual.conv1.weight", &[8, 3, 2, 2]),
+        ("visual.positional_embedding", &[5, 8]),
+        ("visual.proj", &[8, 4]),
+    ]
+    .map(|(name, shape)| (name.into(), shape.into()))
+    .into();
+    let norm = |name: String| ["weight", "bias"].map(|part| (format!("{name}.{part}"), vec![8]));
+    expected.extend(norm("ln_final".into()));
+    expected.extend(norm("visual.ln_pre".into()));
+    for tower in ["transformer", "visual.transformer"] {
+        let block = format!("{tower}.resblocks.0");
+        expected.extend(
+            ["ln_1", "ln_2"]
+                .map(|ln| norm(format!("{block}.{ln}")))
+                .concat(),
+        );
+        let block = [
+            ("attn.in_proj_weight", &[24, 8][..]),
+            ("attn.in_proj_bias", &[24]),
+            ("attn.out_proj.weight", &[8, 8]),
+            ("attn.out_proj.bias", &[8]),
+            ("mlp.c_fc.weight", &[16, 8]),
+            ("mlp.c_fc.bias", &[16]),
+            ("mlp.c_proj.weight", &[8, 16]),
+            ("mlp.c_proj.bias", &[8]),
+        ]
+        .map(|(name, shape)| (format!("{block}.{name}"), shape.into()));
+        expected.extend(block);
+    }
+    expected
+}
+
+#[test]
+fn torchscript_modules_are_read_under_dotted_names() {
+    for (file, dtype) in [("traced.pt", DType::F32), ("scripted_f16.pt", DType::F16)] {
+        let read = Checkpoint::open(data(file)).unwrap();
+        for (name, shape) in openai() {
+            let tensor = read.get(&name).expect(&name);
+            assert_eq!((tensor.shape().dims(), tensor.dtype()), (&shape[..], dtype));
+            assert_eq!(values(&read, &name), written(&name, &shape), "{name}");
+            assert!(tensor.bytes().is_some(), "{name} was copied");
+        }
+        for (name, size) in [
+            ("input_resolution", 4.),
+            ("context_length", 6.),
+            ("vocab_size", 11.),
+        ] {
+            assert_eq!(values(&read, name), [size], "{name} of {file}");
+            assert!(shape(&read, name).is_empty());
+        }
+        assert_eq!(read.len(), openai().len() + 3, "{file}");
+        assert_eq!(read.skipped().count(), 0);
+    }
+    let read = Checkpoint::open(data("script.pt")).unwrap();
+    assert_eq!(read.names().collect::<Vec<_>>(), ["w"]);
+}
+
+#[test]
+fn files_before_torch_1_6_are_read() {
+    let read = Checkpoint::open(data("legacy.pth")).unwrap();
+    assert_eq!(values(&read, "lin.weight"), [-1., -0.5, 0., 0.5, 1., 1.5]);
+    assert_eq!(values(&read, "bn.running_var"), [-1., -0.5]);
+    assert_eq!(read.len(), 7);
+    let file = fs::read(data("legacy.pth")).unwrap();
+    for length in (16..file.len()).step_by(7) {
+        let text = refusal(&file[..length]);
+        assert!(
+            text.contains("early") || text.contains("cut short"),
+            "{length}: {text}"
+        );
+    }
+    assert_eq!(
+        refusal(&file[..file.len() - 3]),
+        "is damaged: it is cut short in its storage `94782983667744`; fetch it again"
+    );
+}
+
+#[test]
+fn a_parallel_models_names_lose_their_prefix() {
+    let read = Checkpoint::open(data("parallel.pth")).unwrap();
+    assert_eq!(read.names().collect::<Vec<_>>(), ["bias", "weight"]);
+    assert_eq!(
+        values(&read, "bias"),
+        written("visual.ln_pre.bias", &[8])[..]
+    );
+    let header = |names: [&str; 2]| {
+        let [a, b] = names;
+        format!(
+            r#"{{"{a}":{{"dtype":"U8","shape":[1],"data_offsets":[0,1]}},"{b}":{{"dtype":"BOOL","shape":[1],"data_offsets":[1,2]}}}}"#
+        )
+    };
+    let all = open(&headed(&header(["module.a", "module.b"]), 2)).unwrap();
+    assert_eq!(all.names().collect::<Vec<_>>(), ["a"]);
+    assert_eq!(all.skipped().collect::<Vec<_>>(), [("b", "BOOL")]);
+    let some = open(&headed(&header(["module.a", "b"]), 2)).unwrap();
+    assert_eq!(some.names().collect::<Vec<_>>(), ["module.a"]);
+}
+
+/// A folder with an index of this `weight_map` beside two shards, of which one is torch's.
+fn sharded(weight_map: &str) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    fs::write(path("1.safetensors"), safetensors_file()).unwrap();
+    fs::copy(data("state_dict.pth"), path("2.bin")).unwrap();
+    fs::write(
+        path("mask.safetensors"),
+        headed(
+            r#"{"a":{"dtype":"BOOL","shape":[1],"data_offsets":[0,1]}}"#,
+            1,
+        ),
+    )
+    .unwrap();
+    let index = path("index.json");
+    fs::write(
+        &index,
+        format!(r#"{{"metadata": {{}}, "weight_map": {weight_map}}}"#),
+    )
+    .unwrap();
+    (folder, index)
+}
+
+#[test]
+fn shards_are_one_checkpoint() {
+    let (folder, index) = sharded(r#"{"a": "1.safetensors", "lin.bias": "2.bin"}"#);
+    let read = Checkpoint::open(&index).unwrap();
+    assert_eq!(read.path(), index);
+    assert_eq!(values(&read, "a"), [0., 1., 2., 3., 4., 5.]);
+    assert_eq!(values(&read, "lin.bias"), [-1., -0.5]);
+    assert_eq!(
+        read.len(),
+        6 + 7,
+        "tensors that the index leaves out are read as well"
+    );
+    drop(folder);
+}
+
+#[test]
+fn an_index_that_its_shards_do_not_bear_out_is_refused() {
+    let refused = |weight_map: &str| {
+        let (folder, index) = sharded(weight_map);
+        let text = Checkpoint::open(index).unwrap_err().to_string();
+        text.replace(&folder.path().display().to_string(), "FOLDER")
+    };
+    for (weight_map, expected) in [
+        (
+            r#"{"a": "3.bin", "b": "1.safetensors", "c": "4.bin"}"#,
+            "is an index of 3 shards, of which `3.bin`, `4.bin` are not beside it; fetch what is \
+             missing",
+        ),
+        (
+            r#"{"a": "3.bin", "b": "1.safetensors"}"#,
+            "is an index of 2 shards, of which `3.bin` is not beside it; fetch what is missing",
+        ),
+        (
+            r#"{"q": "1.safetensors"}"#,
+            "is damaged: it places `q` in `1.safetensors`, which does not hold it",
+        ),
+        (
+            r#"{"a": "1.safetensors", "b": "mask.safetensors"}"#,
+            "is damaged: `a` is in two of its shards, `1.safetensors` and `mask.safetensors`",
+        ),
+        (
+            "[]",
+            "is damaged: it is no index of shards: invalid type: sequence, expected a map at line \
+             1 column 31",
+        ),
+    ] {
+        assert_eq!(refused(weight_map), format!("FOLDER/index.json {expected}"));
+    }
+    let nested = refused(r#"{"a": "index.json"}"#);
+    assert!(
+        nested.starts_with("FOLDER/index.json looks like JSON text; accepted"),
+        "{nested}"
+    );
+    for path in [
+        "../1.safetensors",
+        "/1.safetensors",
+        "x/../../1.safetensors",
+        ".",
+    ] {
+        let text = refused(&format!(r#"{{"a": "{path}"}}"#));
+        let said = format!("is damaged: its shard `{path}` is not in its folder");
+        assert!(text.ends_with(&said), "{text}");
+    }
+    assert!(refused(r#"{"a": ""}"#).ends_with("its shard `` is not in its folder"));
+    assert!(refusal(b"{\"a\": 1}").starts_with("looks like JSON text without a `weight_map`"));
 }
 
 #[test]
@@ -275,7 +468,8 @@ fn other_files_are_named_for_what_they_look_like() {
         let text = refusal(bytes);
         assert!(text.starts_with(&format!("looks like {name}")), "{text}");
         assert!(text.ends_with(
-            "; accepted are a .safetensors file and a state dict written by torch.save (.pt, .pth)"
+            "; accepted are a .safetensors file, a state dict or TorchScript module written by \
+             torch (.pt, .pth, .bin), and an index of shards (.index.json)"
         ));
     }
     let folder = tempfile::tempdir().unwrap();

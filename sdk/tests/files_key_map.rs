@@ -162,6 +162,133 @@ fn the_layout_with_the_most_matches_is_the_files() {
 }
 
 #[test]
+fn the_layout_of_a_checkpoint_is_the_best_or_none() {
+    let other = KeyMap {
+        name: "other",
+        entries: (0..5)
+            .map(|i| Entry::whole(format!("c.{i}"), format!("e.{i}")))
+            .collect(),
+        ignored: vec![],
+    };
+    let maps = [other, map()];
+    assert_eq!(
+        KeyMap::of(&maps, &checkpoint(&FITTING)).unwrap().name,
+        "fused"
+    );
+    // One of four names is enough to be told what is missing.
+    let some = checkpoint(&[("logit_scale", &[]), ("bert.pooler", &[2])]);
+    assert_eq!(KeyMap::of(&maps, &some).unwrap().name, "fused");
+    let refused = |tensors| {
+        KeyMap::of(&maps, &checkpoint(tensors))
+            .unwrap_err()
+            .to_string()
+    };
+    assert_eq!(
+        refused(&[
+            ("bert.a", &[2]),
+            ("bert.b", &[2]),
+            ("bert.c", &[2]),
+            ("bert.d", &[2])
+        ]),
+        "weights.pt is in none of the layouts `other`, `fused`: of the tensors of `fused` it has \
+         0 of 4; its own are `bert.a`, `bert.b`, `bert.c`, …"
+    );
+    assert!(refused(&[]).ends_with("0 of 4; it holds no tensor"));
+}
+
+/// A table and a scale as other files of a layout have them.
+fn leading() -> KeyMap {
+    KeyMap {
+        name: "leading",
+        entries: vec![
+            Entry::whole("positions", "pos").leading(1),
+            Entry::whole("probe", "probe").leading(2),
+            Entry::whole("scale", "scale").leading(0),
+            Entry::whole("patch", "conv"),
+            Entry::whole("query", "qk").rows(0..1).leading(1),
+            Entry::whole("key", "qk").rows(1..3).leading(1),
+        ],
+        ignored: vec![],
+    }
+}
+
+#[test]
+fn dimensions_of_one_in_front_are_read_and_written() {
+    let expected = [
+        Expected::any_rows("positions", [3, 2]),
+        Expected::exactly("probe", [2]),
+        Expected::exactly("scale", []),
+        Expected::exactly("patch", [2, 4]),
+        Expected::exactly("query", [1, 2]),
+        Expected::exactly("key", [2, 2]),
+    ];
+    let rest: [(&str, &[usize]); 2] = [("conv", &[2, 4]), ("qk", &[3, 2])];
+    let read = |tensors: &[(&str, &[usize])]| {
+        let tensors = checkpoint(&[&rest[..], tensors].concat());
+        leading().read(&tensors, &expected)
+    };
+    for (positions, probe, scale) in [
+        (&[5, 2][..], &[2][..], &[][..]),
+        (&[1, 5, 2], &[1, 1, 2], &[1]),
+        (&[1, 1, 5, 2], &[1, 2], &[1, 1]),
+    ] {
+        let read = read(&[("pos", positions), ("probe", probe), ("scale", scale)]).unwrap();
+        assert_eq!(read["positions"].shape().dims(), [5, 2]);
+        assert_eq!(
+            values(&read["positions"]),
+            (0..10).map(|i| i as f32).collect::<Vec<_>>()
+        );
+        assert_eq!(read["probe"].shape().dims(), [2]);
+        assert!(read["scale"].shape().dims().is_empty());
+    }
+    let refused = read(&[("pos", &[2, 5, 2]), ("probe", &[2, 1]), ("scale", &[2])]);
+    assert_eq!(
+        refused.unwrap_err().to_string(),
+        "weights.pt does not fit the layout `leading` (3 of another shape): `pos` has shape \
+         [2, 5, 2], which does not give `positions` [3, 2] (behind any dimensions of one) (any \
+         first dimension)\n  `probe` has shape [2, 1], which does not give `probe` [2] (behind \
+         any dimensions of one)\n  `scale` has shape [2], which does not give `scale` [] (behind \
+         any dimensions of one)"
+    );
+    // A convolution is no linear layer, though its elements lie in the same order.
+    let convolution = checkpoint(&[("conv", &[2, 1, 2, 2])]);
+    let linear = [Expected::exactly("patch", [2, 4])];
+    assert!(leading().read(&convolution, &linear).is_err());
+
+    let canonical = [
+        ("positions", &[3, 2][..]),
+        ("probe", &[2]),
+        ("scale", &[]),
+        ("patch", &[2, 4]),
+        ("query", &[1, 2]),
+        ("key", &[2, 2]),
+    ]
+    .map(|(name, shape)| (name.to_string(), counting(0, shape)));
+    let written = leading().write(BTreeMap::from(canonical)).unwrap();
+    let shapes: Vec<(&str, &[usize])> = written
+        .iter()
+        .map(|(n, t)| (n.as_str(), t.dims()))
+        .collect();
+    assert_eq!(
+        shapes,
+        [
+            ("conv", &[2, 4][..]),
+            ("pos", &[1, 3, 2]),
+            ("probe", &[1, 1, 2]),
+            ("qk", &[1, 3, 2]),
+            ("scale", &[])
+        ]
+    );
+    let mut uneven = leading();
+    uneven.entries[5] = Entry::whole("key", "qk").rows(1..3);
+    assert_eq!(
+        uneven.write(BTreeMap::new()).unwrap_err().to_string(),
+        "the layout `leading` is not invertible: `query` and `key` are of `qk` behind other \
+         dimensions of one"
+    );
+}
+
+#[test]
 fn writing_is_refused_where_it_could_not_be_read_again() {
     let write = |tensors: &[(&str, &[usize])], map: KeyMap| {
         let tensors = tensors.iter().map(|(n, s)| (n.to_string(), counting(0, s)));
@@ -198,12 +325,14 @@ fn writing_is_refused_where_it_could_not_be_read_again() {
     );
 }
 
-/// One external tensor: how it is split, its row width, whether it is transposed.
-fn layout() -> impl Strategy<Value = Vec<(Vec<usize>, usize, bool)>> {
+/// One external tensor: how it is split, its row width, whether it is transposed, and the
+/// dimensions of one in front.
+fn layout() -> impl Strategy<Value = Vec<(Vec<usize>, usize, bool, Option<usize>)>> {
     let tensor = (
         proptest::collection::vec(1usize..4, 1..4),
         1usize..4,
         any::<bool>(),
+        proptest::option::of(0usize..3),
     );
     proptest::collection::vec(tensor, 1..6)
 }
@@ -214,7 +343,7 @@ proptest! {
     #[test]
     fn what_is_written_reads_back(layout in layout(), ignored in any::<bool>()) {
         let (mut entries, mut tensors, mut expected) = (vec![], BTreeMap::new(), vec![]);
-        for (i, (parts, width, transposed)) in layout.iter().enumerate() {
+        for (i, (parts, width, transposed, leading)) in layout.iter().enumerate() {
             let mut row = 0;
             for (j, rows) in parts.iter().enumerate() {
                 let name = format!("canonical.{i}.{j}");
@@ -223,6 +352,7 @@ proptest! {
                     entry = entry.rows(row..row + rows);
                 }
                 let mut shape = vec![*rows, *width];
+                entry.leading = *leading;
                 if *transposed {
                     entry = entry.transposed();
                     shape.reverse();

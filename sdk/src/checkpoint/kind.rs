@@ -8,6 +8,8 @@ pub(super) enum Kind {
     Safetensors,
     Zip,
     LegacyTorch,
+    /// A JSON object: an index of shards, or something else.
+    Json,
     /// Something else, named for an error message.
     Other(&'static str),
 }
@@ -15,9 +17,12 @@ pub(super) enum Kind {
 /// The longest header that the safetensors format allows, in bytes.
 pub(super) const LONGEST_HEADER: u64 = 100_000_000;
 
-/// The pickled number with which `torch.save` began its files before 1.6: opcodes PROTO 2 and
-/// LONG1, ten bytes long.
-const LEGACY_TORCH: &[u8] = b"\x80\x02\x8a\x0al\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19";
+/// The pickled number with which `torch.save` began its files before 1.6: opcode LONG1, ten bytes
+/// long.
+const LEGACY_TORCH: &[u8] = b"\x8a\x0al\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19";
+
+/// The opcodes in front of it: PROTO, and from protocol 4 on FRAME.
+const PREFIXES: [usize; 2] = [2, 11];
 
 /// Beginnings of files that are mistaken for weights, most specific first.
 const OTHERS: &[(&[u8], &str)] = &[
@@ -35,7 +40,6 @@ const OTHERS: &[(&[u8], &str)] = &[
     (b"\x28\xb5\x2f\xfd", "a zstd file"),
     (b"\x80", "a Python pickle that torch.save did not write"),
     (b"<", "a web page or XML (a failed download?)"),
-    (b"{", "JSON text"),
     (b"[", "JSON or TOML text"),
 ];
 
@@ -44,7 +48,12 @@ pub(super) fn of(bytes: &[u8]) -> Kind {
     if bytes.starts_with(b"PK\x03\x04") {
         return Kind::Zip;
     }
-    if bytes.starts_with(LEGACY_TORCH) {
+    let behind = |prefix: usize| {
+        bytes
+            .get(prefix..)
+            .is_some_and(|b| b.starts_with(LEGACY_TORCH))
+    };
+    if bytes.starts_with(b"\x80") && PREFIXES.into_iter().any(behind) {
         return Kind::LegacyTorch;
     }
     if let Some((header, rest)) = bytes.split_first_chunk::<8>()
@@ -52,6 +61,9 @@ pub(super) fn of(bytes: &[u8]) -> Kind {
         && rest.first() == Some(&b'{')
     {
         return Kind::Safetensors;
+    }
+    if bytes.trim_ascii_start().starts_with(b"{") {
+        return Kind::Json;
     }
     if let Some((_, name)) = OTHERS.iter().find(|(start, _)| bytes.starts_with(start)) {
         return Kind::Other(name);

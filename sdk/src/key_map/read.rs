@@ -1,6 +1,6 @@
 //! From a checkpoint's tensors to canonical ones.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use candle_core::Device;
 
@@ -23,7 +23,7 @@ struct Problems<'a> {
 
 impl KeyMap {
     /// The expected tensors under their canonical names. Whole tensors and rows share the
-    /// checkpoint's storage; transposed ones are copied.
+    /// checkpoint's storage, also behind dimensions of one; transposed ones are copied.
     ///
     /// Tensors that the map knows and nobody expects are left out, so that one tower can be
     /// read from a file of two.
@@ -57,7 +57,7 @@ impl KeyMap {
                 Some(problem) => problems.shapes.push(problem),
                 None => {
                     let tensor = entry
-                        .canonical(tensor)
+                        .canonical(tensor, wanted.shape.len())
                         .map_err(|source| KeyMapError::Tensor {
                             map: self.name,
                             name: entry.external.clone(),
@@ -67,7 +67,7 @@ impl KeyMap {
                 }
             }
         }
-        let known: BTreeSet<&str> = self.entries.iter().map(|e| e.external.as_str()).collect();
+        let known = self.external();
         let ignored = |name: &str| self.ignored.iter().any(|pattern| pattern.matches(name));
         problems.extra.extend(
             checkpoint
@@ -103,7 +103,7 @@ impl Entry {
         wanted: &Expected,
         fused: &BTreeMap<&str, usize>,
     ) -> Option<String> {
-        let mut shape = found.to_vec();
+        let mut shape = self.inner(found, wanted.shape.len()).to_vec();
         let all = fused.get(self.external.as_str());
         let covered = match (&self.rows, shape.first_mut(), all) {
             (Some(rows), Some(first), Some(&all)) => {
@@ -130,16 +130,31 @@ impl Entry {
         if self.transposed {
             problem.push_str(" by transposition");
         }
+        if self.leading.is_some() {
+            problem.push_str(" (behind any dimensions of one)");
+        }
         if wanted.any_rows {
             problem.push_str(" (any first dimension)");
         }
         Some(problem)
     }
 
-    fn canonical(&self, external: &Frozen) -> candle_core::Result<Frozen> {
+    /// The sizes behind the dimensions of one in front of a tensor of `rank`.
+    fn inner<'s>(&self, found: &'s [usize], rank: usize) -> &'s [usize] {
+        let front = found.len().saturating_sub(rank);
+        match found.split_at(front) {
+            (ones, inner) if self.leading.is_some() && ones.iter().all(|&d| d == 1) => inner,
+            _ => found,
+        }
+    }
+
+    /// The canonical tensor of `rank` in an external one that fits.
+    fn canonical(&self, external: &Frozen, rank: usize) -> candle_core::Result<Frozen> {
+        let inner = self.inner(external.shape().dims(), rank);
+        let external = external.reshape(inner)?;
         let part = match &self.rows {
             Some(rows) => external.rows(rows.clone())?,
-            None => external.clone(),
+            None => external,
         };
         if !self.transposed {
             return Ok(part);

@@ -9,7 +9,7 @@ use super::{Entry, KeyMap, KeyMapError};
 
 impl KeyMap {
     /// The inverse of [`read`](Self::read): each tensor under its external name, transposed
-    /// where the layout is, parts of a fused tensor gathered. External tensors of which no part
+    /// where the layout is, parts of a fused tensor gathered, dimensions of one put in front. External tensors of which no part
     /// is given are left out.
     ///
     /// # Errors
@@ -50,6 +50,7 @@ impl KeyMap {
                         .collect(),
                 });
             }
+            let ones = given.first().and_then(|entry| entry.leading);
             let mut parts = Vec::with_capacity(given.len());
             for entry in given {
                 if let Some(tensor) = tensors.remove(&entry.canonical) {
@@ -60,6 +61,7 @@ impl KeyMap {
                 [whole] => Ok(whole.clone()),
                 parts => Tensor::cat(parts, 0),
             };
+            let whole = whole.and_then(|whole| behind_ones(&whole, ones.unwrap_or(0)));
             written.insert(
                 external.into(),
                 whole.map_err(|e| self.failed(external, e))?,
@@ -79,6 +81,19 @@ impl KeyMap {
     /// One whole entry, or parts that follow each other from row 0 on.
     fn check_cover(&self, external: &str, entries: &[&Entry]) -> Result<(), KeyMapError> {
         let mut reached = 0;
+        for pair in entries.windows(2) {
+            if let [one, other] = pair
+                && one.leading != other.leading
+            {
+                return Err(KeyMapError::NotInvertible {
+                    map: self.name,
+                    problem: format!(
+                        "`{}` and `{}` are of `{external}` behind other dimensions of one",
+                        one.canonical, other.canonical
+                    ),
+                });
+            }
+        }
         for entry in entries {
             match &entry.rows {
                 None if entries.len() == 1 => return Ok(()),
@@ -133,4 +148,10 @@ impl KeyMap {
             source: source.into(),
         }
     }
+}
+
+/// The tensor with `count` dimensions of one in front.
+fn behind_ones(tensor: &Tensor, count: usize) -> candle_core::Result<Tensor> {
+    let shape = [&vec![1; count], tensor.dims()].concat();
+    tensor.reshape(shape)
 }

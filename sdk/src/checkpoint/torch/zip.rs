@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::{Refused, damaged, shown};
+use crate::checkpoint::{Refused, damaged, shown};
 
 /// Fixed part of the end-of-directory record.
 const END: usize = 22;
