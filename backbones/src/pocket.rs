@@ -34,7 +34,7 @@ use twinspan_sdk::topology::{Topology, TowerTopology};
 use twinspan_sdk::{Error, Result, register};
 
 use crate::block::{Activation, BlockShape};
-use crate::text::{Reading, Text};
+use crate::text::{Projected, Reading, Text};
 use crate::tokenizer::ClipTokenizer;
 use crate::tokenizer::sentences::Sentences;
 use crate::vit::{Ends, Vit, VitEncoder};
@@ -117,7 +117,7 @@ impl Pocket {
             context: Self::CONTEXT,
             vocabulary: Self::VOCABULARY,
             joint: JOINT,
-            joint_bias: false,
+            projection: Projected::With { bias: false },
             reading: Reading::Highest,
         }
     }

@@ -68,7 +68,7 @@ impl Plugin for Siglip {
         Opt::new(
             "preset",
             "string",
-            "a released model: siglip-base-patch16-224, -256, -384, -512, -256-multilingual, siglip-large-patch16-256, -384, siglip-so400m-patch14-224, -384, \
+            "a released model: siglip-base-patch16-224, -256, -384, -512, -256-multilingual, siglip-large-patch16-256, -384, siglip-so400m-patch14-224, -384, siglip-so400m-patch16-256-i18n, \
              siglip2-base-patch32-256, siglip2-base-patch16-224, -256, -384, -512, siglip2-large-patch16-256, -384, -512, \
              siglip2-so400m-patch14-224, -384, siglip2-so400m-patch16-256, -384, -512, siglip2-giant-opt-patch16-256, -384; \
              without it what the files beside the weights describe, else siglip-base-patch16-224",
@@ -82,7 +82,7 @@ impl Plugin for Siglip {
             "model",
             "table {vision, text}",
             "sizes in place of the preset's: vision = {layers, width, heads, mlp (4 x width), activation (\"gelu-tanh\"), patch, image_size}; \
-             text = {layers, width, heads, mlp (4 x width), activation (\"gelu-tanh\"), context (64), vocabulary (32000), padding (1), end (1)}; \
+             text = {layers, width, heads, mlp (4 x width), activation (\"gelu-tanh\"), no_projection, context (64), vocabulary (32000), padding (1), end (1)}; \
              the joint space is as wide as the vision tower",
         ),
         Pictures::OPT,

@@ -30,9 +30,17 @@ pub(crate) struct Text {
     pub vocabulary: usize,
     /// Width E of the joint space.
     pub joint: usize,
-    /// Whether the projection into the joint space has a bias.
-    pub joint_bias: bool,
+    pub projection: Projected,
     pub reading: Reading,
+}
+
+/// Whether a sentence's vector is projected into the joint space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Projected {
+    /// By a matrix, with a bias or without.
+    With { bias: bool },
+    /// The tower is as wide as the joint space.
+    Not,
 }
 
 /// Where a sentence's vector is read, and what is padding.
@@ -93,11 +101,13 @@ impl Text {
             self.block.declare(&mut declared, Tower::Text, index);
         }
         declared.norm("text.norm", width, &[At::Final, At::Pooled]);
-        let joint = Layer {
-            bias: self.joint_bias,
-            ..Layer::linear(At::Pooled, Projection::Joint, width, self.joint)
-        };
-        declared.layer("text.joint", joint, &[At::Pooled]);
+        if let Projected::With { bias } = self.projection {
+            let joint = Layer {
+                bias,
+                ..Layer::linear(At::Pooled, Projection::Joint, width, self.joint)
+            };
+            declared.layer("text.joint", joint, &[At::Pooled]);
+        }
         let words = StreamInfo {
             width,
             grid: None,
@@ -123,7 +133,10 @@ impl Text {
                 .collect::<Result<_>>()?,
             norm: LayerNorm::load(weights, "text.norm")?.with_eps(self.block.eps),
             reading: self.reading,
-            joint: Linear::load(weights, "text.joint")?,
+            joint: match self.projection {
+                Projected::With { .. } => Some(Linear::load(weights, "text.joint")?),
+                Projected::Not => None,
+            },
         })
     }
 }
@@ -136,7 +149,7 @@ pub(crate) struct TextEncoder {
     blocks: Vec<Block>,
     norm: LayerNorm,
     reading: Reading,
-    joint: Linear,
+    joint: Option<Linear>,
 }
 
 impl Encoder for TextEncoder {
@@ -195,11 +208,15 @@ impl Encoder for TextEncoder {
         Ok(stream.with(self.norm.forward(&stream.data, pass)?))
     }
 
-    /// The end token, or the last one, normed and projected.
+    /// The end token, or the last one, normed and, where the tower projects it, projected.
     fn pooled(&self, stream: &Stream, hooks: &PlaceHooks, pass: &mut Pass) -> Result<Tensor> {
         let end = self.norm.forward(&stream.at_end()?, pass)?;
-        let joint = hooks.projection(Projection::Joint);
-        joint.forward(&self.joint, &end, pass)
+        match &self.joint {
+            Some(joint) => hooks
+                .projection(Projection::Joint)
+                .forward(joint, &end, pass),
+            None => Ok(end),
+        }
     }
 }
 

@@ -51,12 +51,6 @@ impl Entry {
         self
     }
 
-    /// So many dimensions of one in front.
-    #[must_use]
-    pub fn leading(self, _ones: usize) -> Self {
-        self
-    }
-
     /// The transpose of the external matrix.
     #[must_use]
     pub fn transposed(mut self) -> Self {

@@ -12,7 +12,7 @@ use crate::block::Activation;
 use crate::sizes::{
     Blocks, Check, HEAD_WIDTH, MOST_LAYERS, MOST_PIXELS, MOST_TOKENS, MOST_WIDTH, is_default,
 };
-use crate::text::{Reading, Text};
+use crate::text::{Projected, Reading, Text};
 use crate::vit::{Ends, Vit};
 
 pub(super) const CHECK: Check = Check("clip");
@@ -258,7 +258,9 @@ impl Architecture {
             context: CHECK.within("text.context", sizes.context, MOST_TOKENS)?,
             vocabulary: CHECK.within("text.vocabulary", sizes.vocabulary, MOST_TOKENS)?,
             joint,
-            joint_bias: sizes.joint_bias,
+            projection: Projected::With {
+                bias: sizes.joint_bias,
+            },
             reading: match (sizes.last, sizes.end) {
                 (Some(_), Some(_)) => {
                     return Err(CHECK.wrong(

@@ -64,6 +64,9 @@ fn tower(file: &Value, name: &str) -> Value {
     Value::Object(fields)
 }
 
+/// The `eos_token_id` with which older files, wrongly, meant the highest id.
+const HIGHEST: u32 = 2;
+
 fn transformers(file: &Value) -> Result<Architecture> {
     let (vision, text) = (tower(file, "vision"), tower(file, "text"));
     let vision = Object::new("config.json, vision_config", &vision);
@@ -106,7 +109,10 @@ fn transformers(file: &Value) -> Result<Architecture> {
             vocabulary: text.size("vocab_size", Some(clip_vocabulary()))?,
             mlp: Some(text.size("intermediate_size", Some(2048))?),
             last: None,
-            end: None,
+            end: match text.id("eos_token_id", HIGHEST)? {
+                HIGHEST => None,
+                id => Some(id),
+            },
             no_causal_mask: false,
             joint_bias: false,
         },

@@ -10,7 +10,7 @@ use twinspan_sdk::site::Tower;
 use super::architecture::{Model, Vision};
 use super::resnet::Resnet;
 use crate::layout::{BOTH, Entries, STATISTICS, WEIGHT};
-use crate::text::Text;
+use crate::text::{Projected, Text};
 use crate::vit::{Ends, Vit};
 
 /// The layout of OpenAI's and open_clip's state dicts, each name behind `prefix`.
@@ -25,7 +25,7 @@ pub(super) fn custom_text(model: &Model) -> KeyMap {
 
 fn open_clip(name: &'static str, model: &Model, prefix: &str, text_prefix: &str) -> KeyMap {
     let mut entries = Entries::default();
-    entries.whole("logit_scale", &format!("{prefix}logit_scale"));
+    entries.leading("logit_scale", &format!("{prefix}logit_scale"), 0);
     text(&mut entries, &model.text, text_prefix);
     let visual = format!("{prefix}visual");
     match &model.vision {
@@ -54,9 +54,14 @@ fn text(entries: &mut Entries, text: &Text, prefix: &str) {
     let transformer = external("transformer");
     entries.openai_blocks(Tower::Text, text.layers, text.block.width, &transformer);
     entries.layer("text.norm", &external("ln_final"), BOTH);
-    match text.joint_bias {
-        true => entries.layer("text.joint", &external("text_projection"), BOTH),
-        false => entries.transposed("text.joint.weight", &external("text_projection")),
+    match text.projection {
+        Projected::With { bias: true } => {
+            entries.layer("text.joint", &external("text_projection"), BOTH);
+        }
+        Projected::With { bias: false } => {
+            entries.transposed("text.joint.weight", &external("text_projection"));
+        }
+        Projected::Not => {}
     }
 }
 
@@ -135,7 +140,7 @@ fn openai_resnet(entries: &mut Entries, resnet: &Resnet, visual: &str) {
 /// The layout of `CLIPModel` in Hugging Face's transformers, which has vision transformers only.
 pub(super) fn transformers(vit: &Vit, text: &Text) -> KeyMap {
     let mut entries = Entries::default();
-    entries.whole("logit_scale", "logit_scale");
+    entries.leading("logit_scale", "logit_scale", 0);
     let embeddings = "text_model.embeddings";
     entries.layer(
         "text.token",

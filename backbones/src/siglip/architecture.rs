@@ -8,8 +8,8 @@ use twinspan_sdk::Result;
 
 use crate::block::Activation;
 use crate::probe::Probe;
-use crate::sizes::{Blocks, Check, MOST_LAYERS, MOST_PIXELS, MOST_TOKENS};
-use crate::text::{Reading, Text};
+use crate::sizes::{Blocks, Check, MOST_LAYERS, MOST_PIXELS, MOST_TOKENS, is_default};
+use crate::text::{Projected, Reading, Text};
 use crate::vit::{Ends, Vit};
 
 pub(super) const CHECK: Check = Check("siglip");
@@ -66,6 +66,9 @@ pub struct TextSizes {
     /// The nonlinearity inside the MLPs, as in the vision tower.
     #[serde(default = "gelu_tanh", skip_serializing_if = "is_gelu_tanh")]
     pub activation: Activation,
+    /// A sentence's vector is not projected: the tower is as wide as the joint space.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub no_projection: bool,
     /// Places of a sentence, all of which are filled; 64 unless given.
     #[serde(default = "siglip_context")]
     pub context: usize,
@@ -185,7 +188,16 @@ impl Architecture {
             context: CHECK.within("text.context", sizes.context, MOST_TOKENS)?,
             vocabulary,
             joint,
-            joint_bias: true,
+            projection: match (sizes.no_projection, block.width == joint) {
+                (false, _) => Projected::With { bias: true },
+                (true, true) => Projected::Not,
+                (true, false) => {
+                    return Err(CHECK.wrong(format!(
+                        "text.no_projection: text.width = {}, the joint space is {joint} wide",
+                        block.width
+                    )));
+                }
+            },
             reading: Reading::Last {
                 padding: sizes.padding,
                 end: sizes.end,

@@ -110,6 +110,7 @@ fn transformers(file: &Value) -> Result<Architecture> {
             heads: text.size("num_attention_heads", Some(12))?,
             mlp: Some(text.size("intermediate_size", Some(3072))?),
             activation: Activation::GeluTanh,
+            no_projection: false,
             context: text.size("max_position_embeddings", Some(siglip_context()))?,
             vocabulary: text.size("vocab_size", Some(siglip_vocabulary()))?,
             padding: 1,
@@ -174,12 +175,6 @@ fn open_clip(config: &Value) -> Result<Architecture> {
 }
 
 fn open_clip_text(text: &Object) -> Result<TextSizes> {
-    if text.text("proj_type", "linear")? == "none" {
-        return Err(text.refused(
-            "proj_type",
-            "is none: a text tower without a projection is not read",
-        ));
-    }
     let approximate = text
         .field("act_kwargs")
         .and_then(|arguments| arguments.get("approximate"))
@@ -196,6 +191,7 @@ fn open_clip_text(text: &Object) -> Result<TextSizes> {
             Some("tanh") => Activation::GeluTanh,
             _ => Activation::Gelu,
         },
+        no_projection: text.text("proj_type", "linear")? == "none",
         context: text.size("context_length", Some(77))?,
         vocabulary: text.size("vocab_size", Some(49_408))?,
         padding: 1,

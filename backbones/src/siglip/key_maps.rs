@@ -9,6 +9,7 @@ use twinspan_sdk::site::Tower;
 
 use super::architecture::Model;
 use crate::layout::{BOTH, Entries, WEIGHT};
+use crate::text::Projected;
 
 /// The layout of `SiglipModel` in Hugging Face's transformers.
 pub(super) fn transformers(model: &Model) -> KeyMap {
@@ -22,7 +23,9 @@ pub(super) fn transformers(model: &Model) -> KeyMap {
     entries.whole("text.position", &positions);
     entries.transformers_blocks(Tower::Text, model.text.layers, &text(""));
     entries.layer("text.norm", &text("final_layer_norm"), BOTH);
-    entries.layer("text.joint", &text("head"), BOTH);
+    if model.text.projection != Projected::Not {
+        entries.layer("text.joint", &text("head"), BOTH);
+    }
 
     let vision = |name: &str| format!("vision_model.{name}");
     entries.layer("vision.patch", &vision("embeddings.patch_embedding"), BOTH);
@@ -55,14 +58,16 @@ pub(super) fn transformers(model: &Model) -> KeyMap {
 pub(super) fn open_clip(model: &Model) -> KeyMap {
     let mut entries = Entries::default();
     for name in ["logit_scale", "logit_bias"] {
-        entries.whole(name, name);
+        entries.leading(name, name, 0);
     }
     entries.layer("text.token", "text.token_embedding", WEIGHT);
     entries.whole("text.position", "text.positional_embedding");
     let width = model.text.block.width;
     entries.openai_blocks(Tower::Text, model.text.layers, width, "text.transformer");
     entries.layer("text.norm", "text.ln_final", BOTH);
-    entries.layer("text.joint", "text.text_projection", BOTH);
+    if model.text.projection != Projected::Not {
+        entries.layer("text.joint", "text.text_projection", BOTH);
+    }
 
     let trunk = |name: &str| format!("visual.trunk.{name}");
     entries.layer("vision.patch", &trunk("patch_embed.proj"), BOTH);

@@ -54,6 +54,8 @@ presets! {
     So400m14At224 = "siglip-so400m-patch14-224" => context(first(SO400M, 14, 224), 16),
     /// So400m, patches of 14, 384 pixels.
     So400m14At384 = "siglip-so400m-patch14-384" => first(SO400M, 14, 384),
+    /// So400m, patches of 16, of many languages.
+    So400m16At256I18n = "siglip-so400m-patch16-256-i18n" => vocabulary(first(SO400M, 16, 256), 250_000),
     /// SigLIP 2, base, patches of 32, 256 pixels.
     Second32At256 = "siglip2-base-patch32-256" => second(BASE, BASE, 32, 256),
     /// SigLIP 2, base, patches of 16, 224 pixels.
@@ -144,6 +146,7 @@ fn model(vision: Tower, text: Tower, patch: usize, image_size: usize) -> Archite
         heads,
         mlp: Some(mlp),
         activation: Activation::GeluTanh,
+        no_projection: false,
         context: 64,
         vocabulary: 32_000,
         padding: 1,
