@@ -37,16 +37,7 @@ impl Model {
             .filter(|path| path.extension().is_some_and(|e| e == "json"))
             .collect();
         files.sort();
-        let models = files.iter().map(|file| Self {
-            name: file.file_stem().unwrap().to_string_lossy().into_owned(),
-            single: false,
-            json: serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap(),
-            tensors: candle_core::safetensors::load(
-                file.with_extension("safetensors"),
-                &Device::Cpu,
-            )
-            .unwrap(),
-        });
+        let models = files.iter().map(|file| Self::open(file));
         models
             .filter(|m| m.json.get("parameters").is_some())
             .collect()
@@ -56,6 +47,7 @@ impl Model {
         let tensors = file.with_extension("safetensors");
         Self {
             name: file.file_stem().unwrap().to_string_lossy().into_owned(),
+            single: false,
             json: serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap(),
             tensors: candle_core::safetensors::load(tensors, &Device::Cpu).unwrap(),
         }
