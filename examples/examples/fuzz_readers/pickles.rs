@@ -3,14 +3,46 @@
 
 use crate::draws::Draws;
 
+/// References of a data set, one of them many times over, with much or little in it.
+pub fn references(draws: &mut Draws) -> Vec<u8> {
+    let mut pickle = b"\x80\x02](".to_vec();
+    pickle.extend(
+        b"}q\0(X\x05\0\0\0splitX\x03\0\0\0valX\x06\0\0\0ann_idK\x0dX\x08\0\0\0image_idK\x08",
+    );
+    pickle.extend(b"X\x09\0\0\0sentences](");
+    let words = draws.size(12);
+    pickle.extend(b"}q\x01X\x04\0\0\0sentX");
+    pickle.extend((words as u32).to_le_bytes());
+    pickle.extend(vec![b'w'; words]);
+    pickle.push(b's');
+    pickle.extend(b"h\x01".repeat(draws.size(10)));
+    pickle.push(b'e');
+    pickle.extend(b"K\0N".repeat(draws.size(11)));
+    pickle.push(b'u');
+    pickle.extend(b"h\0".repeat(draws.size(12)));
+    pickle.extend(b"e.");
+    pickle
+}
+
+/// A module with many attributes that are no tensors, many times in another.
+fn crowded(draws: &mut Draws, pickle: &mut Vec<u8>) {
+    pickle.extend(b"c__torch__\nM\n)\x81q\0}(c__torch__\nM\n)\x81q\x01}(X\x01\0\0\0aq\x02");
+    value(draws, pickle);
+    pickle.extend(b"h\x02N".repeat(draws.size(11)));
+    pickle.extend(b"ubq\x03");
+    pickle.extend(b"X\x01\0\0\0bh\x03h\x02h\x03".repeat(draws.size(11)));
+    pickle.extend(b"ub");
+}
+
 /// Opcodes without an argument.
 const BARE: &[u8] = b"N\x88\x89()]}\x8f\x85\x86\x87tld\x91ae\x90su012\x94\x93R\x81\x92bQ";
 
 /// A pickle.
 pub fn draw(draws: &mut Draws) -> Vec<u8> {
     let mut pickle = vec![0x80, 2];
-    match draws.below(8) {
+    match draws.below(9) {
         0 => modules(draws, &mut pickle),
+        8 => crowded(draws, &mut pickle),
         1 => repeated(draws, &mut pickle),
         2 | 3 => {
             for _ in 0..draws.size(6) {
