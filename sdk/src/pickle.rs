@@ -7,8 +7,12 @@
 //! memory) and drop nested ones recursively. Here a value is an index into one arena, so memory
 //! and time are linear in the input, and no depth overflows a stack.
 
+mod arena;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
+
+use arena::Arena;
 
 /// Why bytes are not a pickle that can be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -21,7 +25,7 @@ pub struct PickleError {
 }
 
 /// The place of a value in its [`Pickle`].
-pub type Id = usize;
+pub type Id = u32;
 
 /// A value as far as weights and annotations need it.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,7 +72,7 @@ pub enum Value<'a> {
 /// The values of one pickle.
 #[derive(Debug)]
 pub struct Pickle<'a> {
-    values: Vec<Value<'a>>,
+    values: Arena<'a>,
     root: Id,
     length: usize,
 }
@@ -81,7 +85,7 @@ impl<'a> Pickle<'a> {
     pub fn read(bytes: &'a [u8]) -> Result<Self, PickleError> {
         let mut machine = Machine {
             rest: bytes,
-            values: Vec::new(),
+            values: Arena::new(bytes.len()),
             stack: Vec::new(),
             marks: Vec::new(),
             memo: HashMap::new(),
@@ -99,7 +103,7 @@ impl<'a> Pickle<'a> {
 
     /// What was pickled.
     pub fn root(&self) -> &Value<'a> {
-        &self.values[self.root]
+        self.values.get(self.root)
     }
 
     /// The place of what was pickled.
@@ -122,13 +126,13 @@ impl<'a> Pickle<'a> {
     /// # Panics
     /// If `id` comes from a longer pickle.
     pub fn get(&self, id: Id) -> &Value<'a> {
-        &self.values[id]
+        self.values.get(id)
     }
 }
 
 struct Machine<'a> {
     rest: &'a [u8],
-    values: Vec<Value<'a>>,
+    values: Arena<'a>,
     stack: Vec<Id>,
     /// Heights of the stack at each open mark.
     marks: Vec<usize>,
@@ -143,6 +147,9 @@ impl<'a> Machine<'a> {
             let [opcode] = self.array()?;
             if opcode == b'.' {
                 return self.pop();
+            }
+            if self.values.is_full() {
+                return Err("it has too many values".into());
             }
             self.step(opcode)?;
         }
@@ -305,7 +312,7 @@ impl<'a> Machine<'a> {
             0x93 => {
                 let (name, module) = (self.pop()?, self.pop()?);
                 let (Value::Text(Cow::Borrowed(module)), Value::Text(Cow::Borrowed(name))) =
-                    (&self.values[module], &self.values[name])
+                    (self.values.get(module), self.values.get(name))
                 else {
                     return Err("a class without a name".into());
                 };
@@ -330,7 +337,7 @@ impl<'a> Machine<'a> {
     /// A call; that of a dict class is an empty dict, whose entries follow.
     fn call(&mut self) -> Step<()> {
         let (args, callable) = (self.pop()?, self.pop()?);
-        let value = match self.values[callable] {
+        let value = match self.values.get(callable) {
             Value::Class {
                 module: "collections",
                 name: "OrderedDict" | "defaultdict",
@@ -346,8 +353,9 @@ impl<'a> Machine<'a> {
     fn build(&mut self) -> Step<()> {
         let state = self.pop()?;
         let object = self.top()?;
-        if let Value::Call { callable, .. } = self.values[object] {
-            self.values[object] = Value::Object {
+        let object = self.values.get_mut(object);
+        if let Value::Call { callable, .. } = *object {
+            *object = Value::Object {
                 class: callable,
                 state,
             };
@@ -356,8 +364,7 @@ impl<'a> Machine<'a> {
     }
 
     fn push(&mut self, value: Value<'a>) {
-        self.stack.push(self.values.len());
-        self.values.push(value);
+        self.stack.push(self.values.push(value));
     }
 
     fn push_tuple(&mut self, length: usize) -> Step<()> {
@@ -405,7 +412,7 @@ impl<'a> Machine<'a> {
 
     fn extend_list(&mut self, items: Vec<Id>) -> Step<()> {
         let top = self.top()?;
-        match &mut self.values[top] {
+        match self.values.get_mut(top) {
             Value::List(list) => list.extend(items),
             // A class of its own that behaves like a list; it holds no weights.
             Value::Call { .. } | Value::Object { .. } => {}
@@ -416,7 +423,7 @@ impl<'a> Machine<'a> {
 
     fn extend_dict(&mut self, pairs: Vec<(Id, Id)>) -> Step<()> {
         let top = self.top()?;
-        match &mut self.values[top] {
+        match self.values.get_mut(top) {
             Value::Dict(dict) => dict.extend(pairs),
             Value::Call { .. } | Value::Object { .. } => {}
             _ => return Err("an entry for something that is not a dict".into()),

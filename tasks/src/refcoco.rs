@@ -35,6 +35,10 @@ use references::Reference;
 
 pub use write::{IMAGES, write};
 
+/// Each reference has its annotation's mask for itself. Together they may be so many times the
+/// size of COCO's file: a few references to one large mask could otherwise take any memory.
+const SHARED: usize = 64;
+
 /// COCO's file beside the references.
 const INSTANCES: &str = "instances.json";
 
@@ -254,6 +258,7 @@ pub fn open(source: &DataSource) -> Result<Records, RefcocoError> {
     let instances = instances::read(&folder.instances)?;
     let mut joined = Joined {
         folder: &folder,
+        left: instances.size.saturating_mul(SHARED),
         instances,
         found: BTreeMap::new(),
         missing: BTreeSet::new(),
@@ -290,6 +295,8 @@ pub fn open(source: &DataSource) -> Result<Records, RefcocoError> {
 /// References on their way to records.
 struct Joined<'a> {
     folder: &'a Folder,
+    /// Bytes that masks may still take.
+    left: usize,
     instances: Instances,
     /// Where each picture lies, by its number.
     found: BTreeMap<i64, Option<PathBuf>>,
@@ -331,12 +338,15 @@ impl Joined<'_> {
                 annotation.image_id
             )));
         }
-        let region = region(&annotation.segmentation, image.size()).map_err(|reason| {
-            RefcocoError::Annotation {
-                file: self.folder.instances.clone(),
-                id: ann_id,
-                reason,
-            }
+        let of_annotation = |reason: String| RefcocoError::Annotation {
+            file: self.folder.instances.clone(),
+            id: ann_id,
+            reason,
+        };
+        let region = region(&annotation.segmentation, image.size()).map_err(of_annotation)?;
+        self.left = self.left.checked_sub(size(&region)).ok_or_else(|| {
+            let reason = "is referred to so often that the masks would take ";
+            of_annotation(format!("{reason}more than {SHARED} times the file"))
         })?;
         let sentences = self.sentences(number, reference.sentences);
         let image = &self.instances.images[&image_id];
@@ -366,6 +376,18 @@ impl Joined<'_> {
             self.blank.1.get_or_insert(number);
         }
         sentences
+    }
+}
+
+/// Bytes of a region's numbers.
+fn size(region: &Region) -> usize {
+    match region {
+        Region::Polygons(polygons) => {
+            let numbers = polygons.iter().map(|polygon| polygon.len() + 3);
+            8 * numbers.sum::<usize>()
+        }
+        Region::RunLengths(runs) => 4 * runs.counts().len(),
+        Region::Mask(_) => 0,
     }
 }
 

@@ -95,6 +95,8 @@ struct Contents {
 pub(super) struct Instances {
     pub images: HashMap<i64, Image>,
     pub annotations: HashMap<i64, Annotation>,
+    /// Bytes of the file.
+    pub size: usize,
 }
 
 /// Reads the file.
@@ -115,5 +117,6 @@ pub(super) fn read(file: &Path) -> Result<Instances, RefcocoError> {
         annotations: annotations
             .map(|annotation| (annotation.id, annotation))
             .collect(),
+        size: bytes.len(),
     })
 }

@@ -1,12 +1,21 @@
 //! References as the pickle has them: a list of dicts. Owns which of their
 //! fields are read; how a pickle is read is [`twinspan_sdk::pickle`]'s.
 
+use std::cell::Cell;
 use std::path::Path;
 
 use twinspan_sdk::pickle::{Id, Pickle, Value};
 
 use super::RefcocoError;
 use crate::record::Sentence;
+
+/// What a dict counts for beside its entries and texts, in bytes: about what it takes in memory.
+const DICT: usize = 32;
+
+/// A pickle's values may be shared, and all of a reference is copied. What is copied may be so many
+/// times the file's size: shared words are few, and a file of nothing else could ask for any
+/// memory and time.
+const SHARED: usize = 4;
 
 /// What is needed of a reference.
 pub(super) struct Reference {
@@ -35,8 +44,9 @@ pub(super) fn read(file: &Path) -> Result<Vec<Reference>, RefcocoError> {
     if list.is_empty() {
         return Err(form("is a list without a reference".into()));
     }
+    let left = Cell::new(bytes.len().saturating_mul(SHARED));
     let references = list.iter().enumerate().map(|(index, &id)| {
-        let dict = Dict::of(&pickle, id);
+        let dict = Dict::of(&pickle, id, &left);
         let ref_id = dict
             .as_ref()
             .ok()
@@ -59,7 +69,7 @@ fn reference(dict: Dict) -> Result<Reference, String> {
     };
     let mut sentences = Vec::with_capacity(list.len());
     for (index, &id) in list.iter().enumerate() {
-        let sentence = Dict::of(dict.pickle, id).and_then(sentence);
+        let sentence = Dict::of(dict.pickle, id, dict.left).and_then(sentence);
         sentences.push(sentence.map_err(|said| format!("has a sentence {}: {said}", index + 1))?);
     }
     let split = dict.text("split")?;
@@ -97,14 +107,30 @@ fn sentence(dict: Dict) -> Result<Sentence, String> {
 struct Dict<'a> {
     pickle: &'a Pickle<'a>,
     entries: &'a [(Id, Id)],
+    /// What may still be looked at and copied, in bytes.
+    left: &'a Cell<usize>,
 }
 
 impl<'a> Dict<'a> {
-    fn of(pickle: &'a Pickle<'a>, id: Id) -> Result<Self, String> {
-        match pickle.get(id) {
-            Value::Dict(entries) => Ok(Self { pickle, entries }),
-            _ => Err("is no dict".into()),
-        }
+    fn of(pickle: &'a Pickle<'a>, id: Id, left: &'a Cell<usize>) -> Result<Self, String> {
+        let Value::Dict(entries) = pickle.get(id) else {
+            return Err("is no dict".into());
+        };
+        let dict = Self {
+            pickle,
+            entries,
+            left,
+        };
+        dict.count(DICT + entries.len())?;
+        Ok(dict)
+    }
+
+    fn count(&self, bytes: usize) -> Result<(), String> {
+        let left = self.left.get().checked_sub(bytes);
+        self.left.set(left.ok_or_else(|| {
+            format!("shares so much with others that it would be more than {SHARED} times its file")
+        })?);
+        Ok(())
     }
 
     /// Of several entries of one name Python keeps the last.
@@ -128,7 +154,7 @@ impl<'a> Dict<'a> {
 
     fn text(&self, name: &str) -> Result<&'a str, String> {
         match self.field(name)? {
-            Value::Text(text) => Ok(text),
+            Value::Text(text) => self.count(text.len()).map(|()| text.as_ref()),
             _ => Err(format!("has a `{name}` that is no text")),
         }
     }

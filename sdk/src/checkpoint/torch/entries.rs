@@ -11,13 +11,14 @@ use crate::pickle::{Id, Pickle, Value};
 /// Keys under which training scripts keep the state dict, in order of preference.
 const NESTED: [&str; 2] = ["state_dict", "model"];
 
-/// What an attribute counts for beside its name, in bytes: less than it takes in any archive.
+/// What an attribute that may be a tensor counts for beside its name, in bytes: less than it takes
+/// in any archive. Any other counts for one.
 const ATTRIBUTE: usize = 16;
 
 /// The places of the named values. Of two with one name the later wins, as in Python.
 ///
 /// `limit` is the file's size, which names do not exceed: modules may share modules, so a few
-/// hundred bytes could otherwise ask for any number of names.
+/// hundred bytes could otherwise ask for any number of names and any time.
 pub(super) fn of(pickle: &Pickle<'_>, limit: usize) -> Result<BTreeMap<String, Id>, Refused> {
     match module(pickle, pickle.root_id()) {
         Some(attributes) => modules(pickle, attributes, limit),
@@ -44,19 +45,18 @@ fn modules<'p>(
     while let Some((prefix, attributes)) = open.pop() {
         for &(key, value) in attributes {
             let inner = module(pickle, value);
-            let tensor = matches!(pickle.get(value), Value::Call { .. } | Value::Int(_));
-            let Value::Text(key) = pickle.get(key) else {
-                continue;
+            let key = match (pickle.get(key), pickle.get(value)) {
+                (Value::Text(key), Value::Call { .. } | Value::Int(_)) => Some(key),
+                (Value::Text(key), _) if inner.is_some() => Some(key),
+                _ => None,
             };
-            if inner.is_none() && !tensor {
-                continue;
-            }
-            used += prefix.len() + key.len() + ATTRIBUTE;
+            used += 1 + key.map_or(0, |key| prefix.len() + key.len() + ATTRIBUTE);
             if used > limit {
                 return Err(damaged(
                     "its modules hold each other: their names would exceed the file's own size",
                 ));
             }
+            let Some(key) = key else { continue };
             let name = match &prefix[..] {
                 "" => key.to_string(),
                 prefix => format!("{prefix}.{key}"),
