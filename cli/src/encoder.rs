@@ -260,6 +260,7 @@ pub(crate) fn kit(recipe: &Recipe, compute: &Compute) -> Result<Kit> {
     Ok(Kit {
         preparation: recipe.backbone.plugin.preparation(),
         tokenizer: weights::tokenizer(recipe)?,
+        context: recipe.backbone.plugin.topology()?.text.context,
         dtype: compute.dtype,
         device: compute.device.clone(),
     })

