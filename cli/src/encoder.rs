@@ -19,7 +19,7 @@ use crate::sdk::task::{Batch, DataSource, Dataset, Head, Kit, Task};
 use crate::sdk::topology::Topology;
 use crate::sdk::tuned::{Compute, Inputs, Tuned};
 use crate::sdk::{Error, Result, weights};
-use crate::tasks::letterbox::{Letterbox, Normalisation};
+use crate::tasks::prepare::prepare;
 use crate::tasks::referring_segmentation::ReferringSegmentation;
 
 /// A backbone, opened, with whatever adapters a recipe puts beside it.
@@ -120,7 +120,7 @@ impl Encoder {
     }
 
     /// One vector a picture in the joint space, `[B, E]`, not normalised. Pictures of any size
-    /// are fitted whole into the backbone's square input, as the tasks fit them.
+    /// are brought to the backbone's square input as its preparation says.
     ///
     /// # Errors
     /// There is no picture, or one is empty; an adapter makes pictures depend on sentences.
@@ -131,7 +131,7 @@ impl Encoder {
     /// A vector for every patch, `[B, E, h, w]` on the grid of the tower's last features, not
     /// normalised: in the joint space where the backbone projects densely, as those of this
     /// project do, so that they compare with [`encode_text`](Self::encode_text). The grid is that
-    /// of the square input: of a picture that is not square it has the border too.
+    /// of the square input: of a letterboxed picture it has the border too.
     ///
     /// # Errors
     /// As [`encode_image`](Self::encode_image); or the tower's last features lie on no grid.
@@ -225,19 +225,11 @@ impl Encoder {
                 tower: Tower::Vision,
             });
         }
-        let preparation = self.kit.preparation;
+        let preparation = &self.kit.preparation;
         let size = preparation.size;
-        let normalisation = Normalisation {
-            mean: preparation.mean,
-            std: preparation.std,
-        };
         let mut planes = Vec::new();
         for picture in pictures {
-            let (width, height) = picture.dimensions();
-            let letterbox = Letterbox::new(size, width as usize, height as usize);
-            let letterbox = letterbox.map_err(Error::plugin)?;
-            let plane = letterbox.picture(picture, &normalisation);
-            planes.extend(plane.map_err(Error::plugin)?);
+            planes.extend(prepare(preparation, picture).map_err(Error::plugin)?);
         }
         let shape = (pictures.len(), 3, size, size);
         let images = Tensor::from_vec(planes, shape, &candle_core::Device::Cpu)?;
@@ -268,6 +260,7 @@ pub(crate) fn kit(recipe: &Recipe, compute: &Compute) -> Result<Kit> {
     Ok(Kit {
         preparation: recipe.backbone.plugin.preparation(),
         tokenizer: weights::tokenizer(recipe)?,
+        context: recipe.backbone.plugin.topology()?.text.context,
         dtype: compute.dtype,
         device: compute.device.clone(),
     })

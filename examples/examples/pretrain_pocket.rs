@@ -271,7 +271,7 @@ impl Dataset for Scenes {
 struct Unscored;
 
 impl Scores for Unscored {
-    fn add(&mut self, _batch: &Batch, _logits: &Tensor) -> Result<()> {
+    fn add(&mut self, _batch: &Batch, _features: &[Stream], _logits: &Tensor) -> Result<()> {
         Ok(())
     }
 

@@ -2,7 +2,6 @@
 
 use crate::error::Result;
 use crate::loader;
-use crate::pass::Pass;
 use crate::task::{Dataset, Report};
 use crate::tuned::Tuned;
 
@@ -49,8 +48,8 @@ pub(crate) fn watched(
         let mut done = 0;
         for loaded in batches {
             let (count, batch) = loaded?;
-            let logits = tuned.logits(&batch, &mut Pass::predict())?;
-            scores.add(&batch, &logits)?;
+            let (features, logits) = tuned.predict(&batch)?;
+            scores.add(&batch, &features, &logits)?;
             done += count;
             if !watch(done, examples) && done < examples {
                 return Ok(None);

@@ -9,7 +9,7 @@ use crate::adapter::Adapter;
 use crate::backbone::Backbone;
 use crate::error::{Error, Result};
 use crate::plugin::{Opt, Plugin};
-use crate::task::Task;
+use crate::task::{DataSource, Task};
 
 /// A registered plugin of kind `T`.
 pub struct Entry<T: ?Sized> {
@@ -109,6 +109,19 @@ kind!(
     /// A registered task.
     TaskEntry, Task, "task"
 );
+
+impl Configured<dyn Task> {
+    /// The task with what its options leave open filled in from data ([`Task::fitted`]).
+    ///
+    /// # Errors
+    /// There is no data of this task, or the plugin is not linked.
+    pub fn fitted(self, source: &DataSource) -> Result<Self> {
+        match self.plugin.fitted(source)? {
+            Some(options) => configured::<TaskEntry>(self.name, options),
+            None => Ok(self),
+        }
+    }
+}
 
 fn configure<P: Plugin>(
     table: toml::Table,

@@ -38,8 +38,17 @@ pub trait Task: Send + Sync {
     /// The options do not fit the backbone.
     fn head(&self, topology: &Topology, params: &mut Params) -> Result<Box<dyn Head>>;
 
-    /// Ids a sentence is cut or padded to.
+    /// Ids a sentence is cut or padded to; 0 for as many as the backbone takes.
     fn words(&self) -> usize;
+
+    /// Its options, with what they leave open filled in from data: the names of classes. What
+    /// the options say stays. `None` where data tells it nothing.
+    ///
+    /// # Errors
+    /// There is no data of this task.
+    fn fitted(&self, _source: &DataSource) -> Result<Option<toml::Table>> {
+        Ok(None)
+    }
 
     /// Opens data.
     ///
@@ -82,6 +91,8 @@ pub struct Kit {
     pub preparation: Preparation,
     /// How sentences are.
     pub tokenizer: Arc<dyn Tokenizer>,
+    /// Most ids of a sentence that the text tower takes.
+    pub context: usize,
     /// Element type of prepared pictures.
     pub dtype: DType,
     /// Where batches go.
@@ -187,11 +198,11 @@ pub trait Dataset: Send + Sync {
 
 /// Scores that grow batch by batch.
 pub trait Scores {
-    /// Adds a batch's predictions.
+    /// Adds a batch: the features that the task reads, and what its head makes of them.
     ///
     /// # Errors
     /// A truth cannot be read.
-    fn add(&mut self, batch: &Batch, logits: &Tensor) -> Result<()>;
+    fn add(&mut self, batch: &Batch, features: &[Stream], logits: &Tensor) -> Result<()>;
 
     /// The scores so far.
     ///
@@ -203,14 +214,20 @@ pub trait Scores {
 /// Scores by name, in the order in which they are shown.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Report {
-    /// What was scored: sentences, pictures.
+    /// How much was scored.
     pub count: usize,
+    /// What was scored, in the plural: sentences, pictures.
+    #[serde(skip)]
+    pub unit: &'static str,
     /// Name and value.
     pub scores: Vec<(String, f64)>,
-    /// The same of parts of what was scored, where the data names parts (kinds of sentences),
-    /// sorted by name. What belongs to no part is in none.
+    /// The same of parts of what was scored, where the data names parts (kinds of sentences,
+    /// classes), sorted by name. What belongs to no part is in none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<Group>,
+    /// What a part is, in the singular: kind, class.
+    #[serde(skip)]
+    pub part: &'static str,
 }
 
 /// Scores of a part of what was scored.

@@ -433,6 +433,18 @@ impl Tuned {
         self.head.forward(&features, pass)
     }
 
+    /// What the task reads of a batch, and what its head makes of it, in prediction: what
+    /// [`Scores::add`](crate::task::Scores::add) takes.
+    ///
+    /// # Errors
+    /// The batch does not fit the backbone, or an operation failed.
+    pub fn predict(&self, batch: &Batch) -> Result<(Vec<Stream>, Tensor)> {
+        let mut pass = Pass::predict();
+        let features = self.forward(batch, &mut pass)?;
+        let logits = self.head.forward(&features, &mut pass)?;
+        Ok((features, logits))
+    }
+
     /// The loss of a batch, penalties of adapters included.
     ///
     /// # Errors

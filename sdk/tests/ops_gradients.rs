@@ -230,8 +230,11 @@ fn elementwise() {
         ops::dropout(&t[0], d)
     });
     let z = ((tensor(&[3, 7], 2) + 1.).unwrap() / 2.).unwrap();
-    check("bce_with_logits", &[x, z], &|t| {
+    check("bce_with_logits", &[x.clone(), z], &|t| {
         ops::bce_with_logits(&t[0], &t[1])
+    });
+    check("cross_entropy", &[x], &|t| {
+        ops::cross_entropy(&t[0], &[6, 0, 2])
     });
 }
 

@@ -288,6 +288,14 @@ fn elementwise() {
         &|t| ops::bce_with_logits(&t[0], &t[1]),
         &|t| composed::bce_with_logits(&t[0], &t[1]),
     );
+    let x = (tensor(&[61, 163], 3) * 6.).unwrap();
+    let right: Vec<u32> = (0..61).map(|i| i * 7 % 163).collect();
+    agree(
+        "cross_entropy",
+        &[x],
+        &|t| ops::cross_entropy(&t[0], &right),
+        &|t| composed::cross_entropy(&t[0], &right),
+    );
 }
 
 #[test]
@@ -403,6 +411,12 @@ fn losses_stay_finite_for_certain_logits() {
     let g = loss.backward().unwrap();
     let expected = Tensor::new(&[0f32, 0., 0.2, -0.2, -0.1], &Device::Cpu).unwrap();
     assert_close("slope", g.get(&x).unwrap(), &expected, 1e-7);
+
+    let x = Var::new(&[[300f32, -300.], [300., -300.]], &Device::Cpu).unwrap();
+    let loss = ops::cross_entropy(&x, &[0, 1]).unwrap();
+    assert_eq!(flat(&loss), [300.]);
+    let g = loss.backward().unwrap();
+    assert_eq!(flat(g.get(&x).unwrap()), [0., 0., 0.5, -0.5]);
 }
 
 #[test]
@@ -634,6 +648,9 @@ fn wrong_shapes_are_errors_that_name_the_operation() {
             ),
         ),
         ("bce_with_logits", ops::bce_with_logits(&t(&[2]), &t(&[3]))),
+        ("cross_entropy", ops::cross_entropy(&t(&[2, 3]), &[0])),
+        ("cross_entropy", ops::cross_entropy(&t(&[2, 3]), &[0, 3])),
+        ("cross_entropy", ops::cross_entropy(&t(&[2]), &[0, 1])),
         ("add", ops::add(&t(&[2, 3]), &t(&[2]))),
         ("add", ops::add(&t(&[3]), &t(&[2, 3]))),
         ("mul", ops::mul(&t(&[2, 3]), &t(&[3, 1]))),

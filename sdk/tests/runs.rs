@@ -15,6 +15,7 @@ use twinspan_sdk::pass::Pass;
 use twinspan_sdk::recipe::{BatchNormChoice, OptimizerChoice, Recipe, TrainOptions};
 use twinspan_sdk::run::{End, Outcome, Run, Start};
 use twinspan_sdk::site::Tower;
+use twinspan_sdk::stream::Stream;
 use twinspan_sdk::task::{Batch, Dataset, Report, Scores};
 use twinspan_sdk::testkit::{self, By, Scripted, ToyTask, Words};
 use twinspan_sdk::train::{Evaluation, Observer, Order, StepReport, train};
@@ -65,7 +66,7 @@ impl Dataset for Drawn {
 struct Nearness(Cell<(usize, f64)>);
 
 impl Scores for Nearness {
-    fn add(&mut self, batch: &Batch, logits: &Tensor) -> Result<()> {
+    fn add(&mut self, batch: &Batch, _: &[Stream], logits: &Tensor) -> Result<()> {
         let off = (logits - batch.target.as_ref().unwrap())?
             .sqr()?
             .sum_all()?;
@@ -79,7 +80,7 @@ impl Scores for Nearness {
         Ok(Report {
             count,
             scores: vec![("nearness".into(), -sum / count as f64)],
-            groups: Vec::new(),
+            ..Report::default()
         })
     }
 }

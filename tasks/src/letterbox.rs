@@ -70,6 +70,19 @@ impl Normalisation {
     pub fn border(&self) -> [u8; 3] {
         self.mean.map(|mean| byte(f64::from(mean) * 255.0))
     }
+
+    /// Interleaved bytes `[N, N, 3]` as normalised planes `[3, N, N]`.
+    pub(crate) fn planes(&self, bytes: &[u8]) -> Vec<f32> {
+        let plane = bytes.len() / 3;
+        let mut planes = vec![0.0; 3 * plane];
+        for (channel, plane) in planes.chunks_exact_mut(plane.max(1)).enumerate() {
+            let (mean, std) = (self.mean[channel], self.std[channel]);
+            for (value, pixel) in plane.iter_mut().zip(bytes.chunks_exact(3)) {
+                *value = (f32::from(pixel[channel]) / 255.0 - mean) / std;
+            }
+        }
+        planes
+    }
 }
 
 /// A picture of one size, scaled to fit a square and centred on it.
@@ -141,15 +154,7 @@ impl Letterbox {
         normalisation: &Normalisation,
     ) -> Result<Vec<f32>, LetterboxError> {
         let bytes = self.bytes(picture, normalisation.border())?;
-        let plane = self.size * self.size;
-        let mut planes = vec![0.0; 3 * plane];
-        for (channel, plane) in planes.chunks_exact_mut(plane).enumerate() {
-            let (mean, std) = (normalisation.mean[channel], normalisation.std[channel]);
-            for (value, pixel) in plane.iter_mut().zip(bytes.chunks_exact(3)) {
-                *value = (f32::from(pixel[channel]) / 255.0 - mean) / std;
-            }
-        }
-        Ok(planes)
+        Ok(normalisation.planes(&bytes))
     }
 
     /// A mask of the picture's size on the input: `[N, N]`, linear and left

@@ -299,3 +299,14 @@ fn real_photographs_are_opened() {
     }
     println!("{count} photographs");
 }
+
+/// Found by fuzzing: the decoder panics on it.
+#[test]
+fn a_jpeg_that_its_decoder_gives_up_on_is_refused() {
+    let folder = Folder::new();
+    let broken = include_bytes!("data/broken.jpg");
+    assert_eq!(
+        folder.refusal("a.jpg", broken),
+        "a.jpg: is damaged, it cannot be decoded as JPEG: Format error decoding Jpeg: its decoder gave up"
+    );
+}

@@ -51,6 +51,7 @@ fn kit() -> Kit {
             ..Preparation::default()
         },
         tokenizer: Arc::new(Lengths),
+        context: 77,
         dtype: DType::F32,
         device: Device::Cpu,
     }
@@ -262,7 +263,7 @@ fn right_answers_score_high_and_wrong_ones_do_not() {
     let report = |logits: &Tensor| {
         let mut scores = data.scores("train").unwrap();
         assert!(scores.report().is_err());
-        scores.add(&batch, logits).unwrap();
+        scores.add(&batch, &[], logits).unwrap();
         scores.report().unwrap()
     };
     let right = report(&logits);
@@ -287,13 +288,13 @@ fn right_answers_score_high_and_wrong_ones_do_not() {
     for example in [0, 1] {
         let batch = data.evaluate("train", &[example]).unwrap();
         scores
-            .add(&batch, &right_answers(folder.path(), &batch, SIDE))
+            .add(&batch, &[], &right_answers(folder.path(), &batch, SIDE))
             .unwrap();
     }
     assert_eq!(scores.report().unwrap(), right);
     assert!(
         scores
-            .add(&batch, &logits.narrow(0, 0, 3).unwrap())
+            .add(&batch, &[], &logits.narrow(0, 0, 3).unwrap())
             .is_err()
     );
 }
@@ -320,7 +321,7 @@ fn sentences_of_a_kind_are_scored_together_too() {
     });
     let logits = Tensor::cat(&logits, 0).unwrap();
     let mut scores = data.scores("train").unwrap();
-    scores.add(&batch, &logits).unwrap();
+    scores.add(&batch, &[], &logits).unwrap();
     let report = scores.report().unwrap();
     assert_eq!(report.count, 4);
     let groups: Vec<_> = report
@@ -337,7 +338,7 @@ fn sentences_of_a_kind_are_scored_together_too() {
     let batch = data.evaluate("train", &[0, 1]).unwrap();
     let mut scores = data.scores("train").unwrap();
     scores
-        .add(&batch, &right_answers(plain.path(), &batch, SIDE))
+        .add(&batch, &[], &right_answers(plain.path(), &batch, SIDE))
         .unwrap();
     let report = scores.report().unwrap();
     assert!(report.groups.is_empty());

@@ -40,15 +40,18 @@ pub fn run(args: &EvalArgs) -> Result<(), Failure> {
             "scores": by_name(&report.scores),
         });
         if !report.groups.is_empty() {
-            object["kinds"] = report.groups.iter().map(group).collect();
+            let groups = report.groups.iter().map(|g| group(report.part, g));
+            object[plural(report.part)] = groups.collect();
         }
         return print_json(&object);
     }
-    print(&format!("{}: {} sentences", args.split, report.count))?;
+    print(&format!("{}: {} {}", args.split, report.count, report.unit))?;
+    let width = report.scores.iter().map(|(name, _)| name.chars().count());
+    let width = width.max().unwrap_or(0).max(8);
     for (name, value) in &report.scores {
-        print(&format!("{name:8} {value:6.2}"))?;
+        print(&format!("{name:width$} {value:6.2}"))?;
     }
-    kinds(&report)
+    parts(&report)
 }
 
 fn by_name(scores: &[(String, f64)]) -> Map<String, Value> {
@@ -56,25 +59,33 @@ fn by_name(scores: &[(String, f64)]) -> Map<String, Value> {
     scores.map(|(n, value)| (n.clone(), json!(value))).collect()
 }
 
-fn group(group: &Group) -> Value {
+fn group(part: &str, group: &Group) -> Value {
     json!({
-        "kind": group.name,
+        part: group.name,
         "count": group.count,
         "scores": by_name(&group.scores),
     })
 }
 
-/// The first scores of each kind of sentences, a line each; nothing without kinds.
-fn kinds(report: &Report) -> Result<(), Failure> {
+fn plural(part: &str) -> String {
+    match part.ends_with('s') {
+        true => format!("{part}es"),
+        false => format!("{part}s"),
+    }
+}
+
+/// The first scores of each part, a line each; nothing without parts.
+fn parts(report: &Report) -> Result<(), Failure> {
     const SHOWN: usize = 3;
     let Some(first) = report.groups.first() else {
         return Ok(());
     };
     let names = report.groups.iter().map(|g| g.name.chars().count());
-    let width = names.max().unwrap_or(0).max("kind".len());
+    let width = names.max().unwrap_or(0).max(report.part.len());
     let heads: Vec<_> = first.scores.iter().take(SHOWN).collect();
     let heads: String = heads.iter().map(|(n, _)| format!("  {n:>7}")).collect();
-    print(&format!("\n{:width$}  sentences{heads}", "kind"))?;
+    let unit = report.unit;
+    print(&format!("\n{:width$}  {unit:>9}{heads}", report.part))?;
     for group in &report.groups {
         let values = group.scores.iter().take(SHOWN);
         let values: String = values.map(|(_, v)| format!("  {v:7.2}")).collect();

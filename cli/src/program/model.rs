@@ -40,6 +40,7 @@ pub fn kit(recipe: &Recipe, compute: &Compute) -> Result<Kit, Failure> {
     Ok(Kit {
         preparation: recipe.backbone.plugin.preparation(),
         tokenizer: weights::tokenizer(recipe)?,
+        context: recipe.backbone.plugin.topology()?.text.context,
         dtype: compute.dtype,
         device: compute.device.clone(),
     })

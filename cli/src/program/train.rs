@@ -21,10 +21,12 @@ pub fn run(args: &TrainArgs) -> Result<(), Failure> {
         (false, false) => Start::New,
     };
     let run = Run::claim(&args.out, start)?;
-    let recipe = Recipe::open_adapted(&args.recipe, args.adapters.as_deref(), &args.set)?;
+    let mut recipe = Recipe::open_adapted(&args.recipe, args.adapters.as_deref(), &args.set)?;
     let paths = [&recipe.weights.weights, &recipe.weights.tokenizer].map(Path::new);
     let source = args.data.source();
     model::spares(&args.out, paths.into_iter().chain([source.path.as_path()]))?;
+    // From here on the recipe, which the model folder keeps, says what it took from the data.
+    recipe.task = recipe.task.fitted(&source)?;
     let compute = model::compute(&args.device)?;
     let kit = model::kit(&recipe, &compute)?;
     let tokenizer = kit.tokenizer.clone();

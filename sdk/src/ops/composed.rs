@@ -232,6 +232,13 @@ pub fn bce_with_logits(logits: &Tensor, target: &Tensor) -> Result<Tensor> {
     (pair.log_sum_exp(D::Minus1)? - (logits * target)?)?.mean_all()
 }
 
+/// The mean over rows of `log Σ eˣ - x[right]`.
+pub fn cross_entropy(logits: &Tensor, right: &[u32]) -> Result<Tensor> {
+    let right = Tensor::new(right, logits.device())?.unsqueeze(1)?;
+    let target = logits.contiguous()?.gather(&right, 1)?.squeeze(1)?;
+    (logits.log_sum_exp(D::Minus1)? - target)?.mean_all()
+}
+
 /// Rows of the first dimension.
 pub fn select(x: &Tensor, rows: &[u32]) -> Result<Tensor> {
     let rows = Tensor::new(rows, x.device())?;

@@ -148,10 +148,7 @@ impl ReferringData {
             .open_picture()
             .map_err(Error::plugin)?;
         let size = *self.sizes[record].get_or_init(|| picture.dimensions());
-        let normalisation = Normalisation {
-            mean: self.kit.preparation.mean,
-            std: self.kit.preparation.std,
-        };
+        let normalisation = Normalisation::from(&self.kit.preparation);
         self.letterbox(size)?
             .picture(&picture, &normalisation)
             .map_err(Error::plugin)

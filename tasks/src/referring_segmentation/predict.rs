@@ -59,10 +59,7 @@ pub fn segment(
     let size = kit.preparation.size;
     let (width, height) = picture.dimensions();
     let letterbox = Letterbox::new(size, width as usize, height as usize).map_err(Error::plugin)?;
-    let normalisation = Normalisation {
-        mean: kit.preparation.mean,
-        std: kit.preparation.std,
-    };
+    let normalisation = Normalisation::from(&kit.preparation);
     let planes = letterbox
         .picture(picture, &normalisation)
         .map_err(Error::plugin)?;

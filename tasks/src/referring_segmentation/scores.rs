@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
+use twinspan_sdk::stream::Stream;
 use twinspan_sdk::task::{Batch, Group, Report, Scores};
 use twinspan_sdk::{Error, Result};
 
@@ -54,7 +55,7 @@ fn named(counts: &metrics::Scores) -> Option<Vec<(String, f64)>> {
 }
 
 impl Scores for ReferringScores<'_> {
-    fn add(&mut self, batch: &Batch, logits: &Tensor) -> Result<()> {
+    fn add(&mut self, batch: &Batch, _features: &[Stream], logits: &Tensor) -> Result<()> {
         let logits = Logits::of(logits)?;
         if logits.len() != batch.examples.len() {
             return Err(Error::Shape {
@@ -110,8 +111,10 @@ impl Scores for ReferringScores<'_> {
         });
         Ok(Report {
             count: self.counts.sentences() as usize,
+            unit: "sentences",
             scores,
             groups: groups.collect(),
+            part: "kind",
         })
     }
 }

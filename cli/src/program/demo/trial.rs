@@ -7,7 +7,6 @@ use indicatif::MultiProgress;
 use serde_json::json;
 use twinspan::scenes::{SIDE, Scene, files};
 use twinspan::sdk::evaluate::evaluate;
-use twinspan::sdk::pass::Pass;
 use twinspan::sdk::recipe::Recipe;
 use twinspan::sdk::task::{Dataset, Report};
 use twinspan::sdk::train::train;
@@ -84,8 +83,8 @@ impl Trial {
                 .map(|row| (row + sentences / 2) % sentences)
                 .collect();
             batch.tokens = ops::select(&batch.tokens, &rows)?;
-            let logits = self.model.logits(&batch, &mut Pass::predict())?;
-            scores.add(&batch, &logits)?;
+            let (features, logits) = self.model.predict(&batch)?;
+            scores.add(&batch, &features, &logits)?;
         }
         Ok(score(&scores.report()?.scores, "mIoU"))
     }

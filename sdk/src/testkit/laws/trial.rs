@@ -106,7 +106,10 @@ impl Trial {
         let backbone = recipe.backbone.plugin.as_ref();
         let topology = backbone.topology()?;
         let tokenizer = backbone.tokenizer(None)?;
-        let words = recipe.task.plugin.words().min(topology.text.context);
+        let words = match recipe.task.plugin.words() {
+            0 => topology.text.context,
+            words => words.min(topology.text.context),
+        };
         let side = backbone.preparation().size;
         let shape = [PICTURES, 3, side, side];
         let ids: Vec<u32> = SENTENCES
