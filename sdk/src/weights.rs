@@ -1,10 +1,10 @@
 //! Opening a recipe's weights: from a file in any layout the backbone knows, or random ones.
 //!
-//! Owns the choice of layout and the random start of a base. Reading files is
-//! [`crate::checkpoint`]'s, translating names [`crate::key_map`]'s.
+//! Owns the choice of layout and the random start of a base. Finding files is [`crate::source`]'s,
+//! reading them [`crate::checkpoint`]'s, translating names [`crate::key_map`]'s.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
@@ -14,18 +14,28 @@ use crate::base::Base;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::frozen::Frozen;
+use crate::hub::{Hub, Progress};
 use crate::key_map::{Entry, Expected, KeyMap};
 use crate::parameter::Init;
 use crate::recipe::{BYTES, EMBEDDED, Recipe};
 use crate::site::{Projection, Role};
+use crate::source::{Description, Source};
 use crate::tokenizer::Tokenizer;
 use crate::topology::{Origin, ParameterInfo, Topology};
 
-/// The base a recipe names.
+/// The base a recipe names; a model of the hub is downloaded where the cache lacks it.
 ///
 /// # Errors
 /// The file is not there, is not a weight file, or does not hold the backbone's weights.
 pub fn open(recipe: &Recipe) -> Result<Base> {
+    open_telling(recipe, &())
+}
+
+/// The same, with `progress` told of downloads.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_telling(recipe: &Recipe, progress: &dyn Progress) -> Result<Base> {
     let backbone = recipe.backbone.plugin.as_ref();
     if let Some(seed) = recipe.weights.random() {
         return random(&backbone.topology()?, seed);
@@ -42,27 +52,51 @@ pub fn open(recipe: &Recipe) -> Result<Base> {
             ),
         });
     }
-    open_file(backbone, Path::new(&recipe.weights.weights))
+    let source = Source::parse(&recipe.weights.weights, Path::new(""))?;
+    open_file(
+        backbone,
+        &source.files(Hub::of_process(), progress)?.weights,
+    )
 }
 
-/// The tokenizer a recipe names.
+/// What the files beside a recipe's weights say of them; empty where the weights are from none.
+/// The weights themselves are neither read nor downloaded.
 ///
 /// # Errors
-/// The file is not a vocabulary of the backbone; or the weights are from a file and no vocabulary
-/// is named: they know the ids of one, and another's would be silently wrong.
+/// The place that is named is not there, or a file there is no JSON.
+pub fn description(recipe: &Recipe, progress: &dyn Progress) -> Result<Description> {
+    match recipe.weights.source()? {
+        Some(source) => Ok(source.description(Hub::of_process(), progress)?),
+        None => Ok(Description::default()),
+    }
+}
+
+/// The tokenizer a recipe names, or else the one beside its weights.
+///
+/// # Errors
+/// The file is not a vocabulary of the backbone; or the weights are from somewhere and there is no
+/// vocabulary: they know the ids of one, and another's would be silently wrong.
 pub fn tokenizer(recipe: &Recipe) -> Result<Arc<dyn Tokenizer>> {
     let plugin = recipe.backbone.plugin.as_ref();
     match recipe.weights.tokenizer.as_str() {
         BYTES => plugin.tokenizer(None),
-        "" if recipe.weights.file().is_none() => plugin.tokenizer(None),
-        "" => Err(Error::Recipe {
-            origin: "[backbone]".into(),
-            message: format!(
-                "weights from a file need the vocabulary they were trained with: tokenizer = \"FILE\", or \"{BYTES}\" for the backbone's own"
-            ),
-        }),
+        "" => match recipe.weights.source()? {
+            None => plugin.tokenizer(None),
+            Some(source) => plugin.tokenizer(Some(&beside(&source)?)),
+        },
         path => plugin.tokenizer(Some(Path::new(path))),
     }
+}
+
+/// The vocabulary beside the weights.
+fn beside(source: &Source) -> Result<PathBuf> {
+    let found = source.tokenizer(Hub::of_process(), &())?;
+    found.ok_or_else(|| Error::Recipe {
+        origin: "[backbone]".into(),
+        message: format!(
+            "{source} has no vocabulary beside it, and weights from a file need the one they were trained with: tokenizer = \"FILE\", or \"{BYTES}\" for the backbone's own"
+        ),
+    })
 }
 
 /// The base that is part of a recipe's backbone.
