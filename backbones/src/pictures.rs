@@ -69,10 +69,10 @@ impl Pictures {
     /// # Errors
     /// They ask for what is not done here.
     pub(crate) fn described(description: &Description) -> Result<Self> {
-        if let Some(file) = description.get(TRANSFORMERS) {
+        if let Some(file) = description.preprocessor() {
             return transformers(file);
         }
-        let open_clip = description.get(OPEN_CLIP);
+        let open_clip = description.open_clip();
         match open_clip.and_then(|file| file.get("preprocess_cfg")) {
             Some(file) => open_clip_pictures(file),
             None => Ok(Self::default()),

@@ -7,7 +7,9 @@
 use candle_core::Tensor;
 use image::RgbImage;
 
+use crate::named;
 use crate::sdk::backbone::Backbone;
+use crate::sdk::hub::Progress;
 use crate::sdk::parameter::Params;
 use crate::sdk::pass::Pass;
 use crate::sdk::plugin::{Opt, Plugin};
@@ -20,7 +22,6 @@ use crate::sdk::topology::Topology;
 use crate::sdk::tuned::{Compute, Inputs, Tuned};
 use crate::sdk::{Error, Result, weights};
 use crate::tasks::prepare::prepare;
-use crate::tasks::referring_segmentation::ReferringSegmentation;
 
 /// A backbone, opened, with whatever adapters a recipe puts beside it.
 ///
@@ -63,14 +64,31 @@ pub struct Intermediates {
 }
 
 impl Encoder {
-    /// A frozen backbone by its registered name, with its default options and weights, in f32 on
-    /// the CPU.
+    /// A frozen dual encoder by the name of a backbone whose weights are built in (`pocket`), or
+    /// by its weights: a model of the hub (`openai/clip-vit-base-patch16`), a folder or a file.
+    /// What it is made of is read from the files beside the weights. In f32 on the CPU.
     ///
     /// # Errors
-    /// There is no such backbone; the message lists them.
-    pub fn open(name: &str) -> Result<Self> {
-        let table = toml::Table::from_iter([("use".to_string(), name.into())]);
-        Self::from_toml(&table.to_string())
+    /// There is no such backbone and there are no such weights; nothing says what the weights are
+    /// of ([`from_toml`](Self::from_toml) then takes backbone and preset).
+    pub fn open(what: &str) -> Result<Self> {
+        let recipe = named::recipe(what, toml::Table::new(), &())?;
+        Self::from_recipe(&recipe, Compute::default(), &())
+    }
+
+    /// The same with options of the backbone, among them perhaps `use`, `weights` aside; computed
+    /// as `compute` says, and with `progress` told of downloads.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); an option is unknown.
+    pub fn open_with(
+        what: &str,
+        options: toml::Table,
+        compute: Compute,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        let recipe = named::recipe(what, options, progress)?;
+        Self::from_recipe(&recipe, compute, progress)
     }
 
     /// A frozen backbone from the text of a recipe's `[backbone]` table: `use`, `weights`,
@@ -83,12 +101,8 @@ impl Encoder {
             origin: "[backbone]".into(),
             message: e.message().to_string(),
         })?;
-        // A recipe has a task; its options do not touch the backbone.
-        let task = toml::Table::from_iter([("use".into(), ReferringSegmentation::NAME.into())]);
-        let table = [("backbone", backbone), ("task", task)];
-        let table = table.map(|(name, section)| (name.to_string(), section.into()));
-        let recipe = Recipe::from_table(toml::Table::from_iter(table), "[backbone]")?;
-        Self::of(recipe.backbone, recipe.weights, Compute::default())
+        let recipe = weights::described(&named::of_backbone(backbone)?, &())?;
+        Self::from_recipe(&recipe, Compute::default(), &())
     }
 
     /// A frozen backbone made in code.
@@ -107,12 +121,16 @@ impl Encoder {
             task: Configured::<dyn Task>::of(Looking {})?,
             train: TrainOptions::default(),
         };
-        Self::from_recipe(&recipe, compute)
+        Self::from_recipe(&recipe, compute, &())
     }
 
     /// The backbone of a recipe with its adapters, new.
-    pub(crate) fn from_recipe(recipe: &Recipe, compute: Compute) -> Result<Self> {
-        let base = weights::open(recipe)?;
+    pub(crate) fn from_recipe(
+        recipe: &Recipe,
+        compute: Compute,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        let base = weights::open_telling(recipe, progress)?;
         let kit = kit(recipe, &compute)?;
         let mut tuned = Tuned::new(recipe, base, compute)?;
         tuned.prepare(Some(kit.tokenizer.as_ref()), None)?;

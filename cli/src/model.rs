@@ -13,7 +13,7 @@ use crate::sdk::plugin::Plugin;
 use crate::sdk::recipe::Recipe;
 use crate::sdk::task::Kit;
 use crate::sdk::tuned::{Compute, Tuned};
-use crate::sdk::{Error, Result, artifact};
+use crate::sdk::{Error, Result, artifact, weights};
 use crate::tasks::referring_segmentation::ReferringSegmentation;
 use crate::tasks::referring_segmentation::predict::{Prediction, segment};
 
@@ -60,7 +60,8 @@ impl Model {
     /// # Errors
     /// The recipe does not fit its backbone, or its weights are not there.
     pub fn from_recipe(recipe: Recipe) -> Result<Self> {
-        let encoder = Encoder::from_recipe(&recipe, Compute::default())?;
+        let recipe = weights::described(&recipe, &())?;
+        let encoder = Encoder::from_recipe(&recipe, Compute::default(), &())?;
         Ok(Self { recipe, encoder })
     }
 

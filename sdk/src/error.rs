@@ -9,6 +9,7 @@ use crate::checkpoint::CheckpointError;
 use crate::file::FileError;
 use crate::key_map::KeyMapError;
 use crate::site::{Tap, Tower};
+use crate::source::SourceError;
 
 /// The result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -281,6 +282,9 @@ pub enum Error {
     /// Checkpoints.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// Where a model's files are.
+    #[error(transparent)]
+    Source(Box<SourceError>),
     /// Names of weights.
     #[error(transparent)]
     KeyMap(Box<KeyMapError>),
@@ -293,6 +297,12 @@ pub enum Error {
 impl From<KeyMapError> for Error {
     fn from(error: KeyMapError) -> Self {
         Error::KeyMap(Box::new(error))
+    }
+}
+
+impl From<SourceError> for Error {
+    fn from(error: SourceError) -> Self {
+        Error::Source(Box::new(error))
     }
 }
 
@@ -319,6 +329,12 @@ impl Error {
         use Error::*;
         match self {
             Plugin { wrong_use, .. } => *wrong_use,
+            Source(error) => {
+                matches!(
+                    **error,
+                    SourceError::Neither { .. } | SourceError::NoId { .. }
+                )
+            }
             UnknownPlugin { .. }
             | Options { .. }
             | Recipe { .. }

@@ -24,6 +24,7 @@ pub mod expression;
 pub mod file;
 pub mod frozen;
 pub mod hooks;
+pub mod hub;
 pub mod key_map;
 pub mod layers;
 pub mod loader;

@@ -11,6 +11,7 @@ use crate::backbone::Backbone;
 use crate::error::{Error, Result, nearest};
 use crate::expression::{self, Term};
 use crate::registry::{self, AdapterEntry, BackboneEntry, Configured, TaskEntry};
+use crate::source::Source;
 use crate::task::Task;
 use crate::tuned::HEAD;
 
@@ -39,11 +40,13 @@ pub const BYTES: &str = "bytes";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WeightsChoice {
-    /// A weight file, relative to the recipe; `random:SEED`; or [`EMBEDDED`]. A recipe that says
-    /// nothing gets the embedded ones where there are some, `random:0` elsewhere.
+    /// What [`Source`] reads: a weight file or a folder, relative to the recipe, or a model of the
+    /// hub; `random:SEED`; or [`EMBEDDED`]. A recipe that says nothing gets the embedded ones
+    /// where there are some, `random:0` elsewhere.
     pub weights: String,
     /// A vocabulary file or folder, relative to the recipe; [`BYTES`] for the backbone's own,
-    /// which random and embedded weights take without being told.
+    /// which random and embedded weights take without being told. Where it is empty, other
+    /// weights take the one beside them.
     pub tokenizer: String,
     /// What the batch norms of the frozen towers do while training.
     pub batch_norm: BatchNormChoice,
@@ -253,7 +256,7 @@ impl Recipe {
         let mut recipe = Self::from_table(table, &origin)?;
         recipe
             .weights
-            .anchor(path.parent().unwrap_or(Path::new("")));
+            .anchor(path.parent().unwrap_or(Path::new("")))?;
         Ok(recipe)
     }
 
@@ -450,25 +453,39 @@ impl WeightsChoice {
         self.weights.strip_prefix("random:")?.parse().ok()
     }
 
-    /// The weight file, when they are from one.
-    pub fn file(&self) -> Option<&Path> {
+    /// What names their source, when they are from one.
+    pub fn named(&self) -> Option<&str> {
         let named = self.weights != EMBEDDED && !self.weights.starts_with("random:");
-        named.then(|| Path::new(&self.weights))
+        named.then_some(&self.weights)
     }
 
-    /// Makes relative paths relative to `folder`.
-    fn anchor(&mut self, folder: &Path) {
+    /// Where they are from, when they are from somewhere; relative to the folder one works in.
+    ///
+    /// # Errors
+    /// The text names nothing.
+    pub fn source(&self) -> Result<Option<Source>> {
+        let source = |text| Source::parse(text, Path::new(""));
+        Ok(self.named().map(source).transpose()?)
+    }
+
+    /// Makes relative paths relative to `folder`. A hub id stays, or gets its mark where it would
+    /// be a path in the folder one works in.
+    fn anchor(&mut self, folder: &Path) -> Result<()> {
         let anchored = |path: &str| {
             let joined = folder.join(path);
             let full = std::path::absolute(&joined).unwrap_or(joined);
             full.display().to_string()
         };
-        if self.file().is_some() {
-            self.weights = anchored(&self.weights);
+        let source = self.named().map(|text| Source::parse(text, folder));
+        match source.transpose()? {
+            Some(Source::Hub(_)) if !Path::new(&self.weights).exists() => {}
+            Some(source) => self.weights = source.marked(),
+            None => {}
         }
         if !self.tokenizer.is_empty() && self.tokenizer != BYTES {
             self.tokenizer = anchored(&self.tokenizer);
         }
+        Ok(())
     }
 }
 

@@ -1,10 +1,10 @@
 //! Opening a recipe's weights: from a file in any layout the backbone knows, or random ones.
 //!
-//! Owns the choice of layout and the random start of a base. Reading files is
-//! [`crate::checkpoint`]'s, translating names [`crate::key_map`]'s.
+//! Owns the choice of layout and the random start of a base. Finding files is [`crate::source`]'s,
+//! reading them [`crate::checkpoint`]'s, translating names [`crate::key_map`]'s.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
@@ -14,18 +14,29 @@ use crate::base::Base;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::frozen::Frozen;
+use crate::hub::{Hub, Progress};
 use crate::key_map::{Entry, Expected, KeyMap};
 use crate::parameter::Init;
 use crate::recipe::{BYTES, EMBEDDED, Recipe};
+use crate::registry::{self, BackboneEntry, Configured};
 use crate::site::{Projection, Role};
+use crate::source::{Description, Source};
 use crate::tokenizer::Tokenizer;
 use crate::topology::{LOGIT_BIAS, Origin, ParameterInfo, Topology};
 
-/// The base a recipe names.
+/// The base a recipe names; a model of the hub is downloaded where the cache lacks it.
 ///
 /// # Errors
 /// The file is not there, is not a weight file, or does not hold the backbone's weights.
 pub fn open(recipe: &Recipe) -> Result<Base> {
+    open_telling(recipe, &())
+}
+
+/// The same, with `progress` told of downloads.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_telling(recipe: &Recipe, progress: &dyn Progress) -> Result<Base> {
     let backbone = recipe.backbone.plugin.as_ref();
     if let Some(seed) = recipe.weights.random() {
         return random(&backbone.topology()?, seed);
@@ -42,27 +53,98 @@ pub fn open(recipe: &Recipe) -> Result<Base> {
             ),
         });
     }
-    open_file(backbone, Path::new(&recipe.weights.weights))
+    let source = Source::parse(&recipe.weights.weights, Path::new(""))?;
+    open_file(
+        backbone,
+        &source.files(Hub::of_process(), progress)?.weights,
+    )
 }
 
-/// The tokenizer a recipe names.
+/// What the files beside a recipe's weights say of them; empty where the weights are from none.
+/// The weights themselves are neither read nor downloaded.
 ///
 /// # Errors
-/// The file is not a vocabulary of the backbone; or the weights are from a file and no vocabulary
-/// is named: they know the ids of one, and another's would be silently wrong.
+/// The place that is named is not there, or a file there is no JSON.
+pub fn description(recipe: &Recipe, progress: &dyn Progress) -> Result<Description> {
+    match recipe.weights.source()? {
+        Some(source) => Ok(source.description(Hub::of_process(), progress)?),
+        None => Ok(Description::default()),
+    }
+}
+
+/// The recipe with what its backbone's options leave open filled in from the files beside its
+/// weights: sizes, how pictures are prepared. Where there are none, the same recipe.
+///
+/// # Errors
+/// The place that is named is not there; the files describe a model of another family, or one
+/// that the backbone cannot be.
+pub fn described(recipe: &Recipe, progress: &dyn Progress) -> Result<Recipe> {
+    let mut recipe = recipe.clone();
+    let description = description(&recipe, progress)?;
+    if description.is_empty() {
+        return Ok(recipe);
+    }
+    let Configured { name, plugin, .. } = &recipe.backbone;
+    match plugin.described(&description)? {
+        Some(options) => recipe.backbone = registry::configured::<BackboneEntry>(name, options)?,
+        None => {
+            let others = backbones(&description)?;
+            if let Some(other) = others.first() {
+                return Err(Error::Recipe {
+                    origin: "[backbone]".into(),
+                    message: format!(
+                        "the files beside `{}` describe no `{name}`: write use = \"{}\"",
+                        recipe.weights.weights, other.name
+                    ),
+                });
+            }
+        }
+    }
+    Ok(recipe)
+}
+
+/// The linked backbones of which files beside weights describe a model, with the options that
+/// make them that model.
+///
+/// # Errors
+/// No backbone is linked; the files describe one that a backbone cannot be.
+pub fn backbones(description: &Description) -> Result<Vec<Configured<dyn Backbone>>> {
+    let mut found = Vec::new();
+    for name in registry::names::<BackboneEntry>()? {
+        let plain = registry::configured::<BackboneEntry>(name, toml::Table::new())?;
+        if let Some(options) = plain.plugin.described(description)? {
+            found.push(registry::configured::<BackboneEntry>(name, options)?);
+        }
+    }
+    Ok(found)
+}
+
+/// The tokenizer a recipe names, or else the one beside its weights.
+///
+/// # Errors
+/// The file is not a vocabulary of the backbone; or the weights are from somewhere and there is no
+/// vocabulary: they know the ids of one, and another's would be silently wrong.
 pub fn tokenizer(recipe: &Recipe) -> Result<Arc<dyn Tokenizer>> {
     let plugin = recipe.backbone.plugin.as_ref();
     match recipe.weights.tokenizer.as_str() {
         BYTES => plugin.tokenizer(None),
-        "" if recipe.weights.file().is_none() => plugin.tokenizer(None),
-        "" => Err(Error::Recipe {
-            origin: "[backbone]".into(),
-            message: format!(
-                "weights from a file need the vocabulary they were trained with: tokenizer = \"FILE\", or \"{BYTES}\" for the backbone's own"
-            ),
-        }),
+        "" => match recipe.weights.source()? {
+            None => plugin.tokenizer(None),
+            Some(source) => plugin.tokenizer(Some(&beside(&source)?)),
+        },
         path => plugin.tokenizer(Some(Path::new(path))),
     }
+}
+
+/// The vocabulary beside the weights.
+fn beside(source: &Source) -> Result<PathBuf> {
+    let found = source.tokenizer(Hub::of_process(), &())?;
+    found.ok_or_else(|| Error::Recipe {
+        origin: "[backbone]".into(),
+        message: format!(
+            "{source} has no vocabulary beside it, and weights from a file need the one they were trained with: tokenizer = \"FILE\", or \"{BYTES}\" for the backbone's own"
+        ),
+    })
 }
 
 /// The base that is part of a recipe's backbone.

@@ -15,12 +15,9 @@ use super::architecture::{
 use crate::block::Activation;
 use crate::json::Object;
 
-const TRANSFORMERS: &str = "config.json";
-const OPEN_CLIP: &str = "open_clip_config.json";
-
 /// The sizes in the files; none where they describe no CLIP.
 pub(super) fn architecture(description: &Description) -> Result<Option<Architecture>> {
-    let file = description.get(TRANSFORMERS);
+    let file = description.config();
     let kind = |file: &Value| file.get("model_type")?.as_str().map(String::from);
     match (file, file.and_then(kind).as_deref()) {
         (Some(file), Some("clip")) => return transformers(file).map(Some),
@@ -31,7 +28,7 @@ pub(super) fn architecture(description: &Description) -> Result<Option<Architect
         }
         _ => {}
     }
-    let open_clip = description.get(OPEN_CLIP);
+    let open_clip = description.open_clip();
     match open_clip.and_then(|file| file.get("model_cfg")) {
         Some(model) if is_clip(model) => open_clip_model(model).map(Some),
         _ => Ok(None),

@@ -15,10 +15,6 @@ use super::architecture::{
 use crate::block::Activation;
 use crate::json::Object;
 
-const TRANSFORMERS: &str = "config.json";
-const OPEN_CLIP: &str = "open_clip_config.json";
-const TOKENIZER: &str = "tokenizer_config.json";
-
 /// SigLIP 2's vocabulary, Gemma's, pads with another id than SigLIP's, which no configuration of
 /// the model says.
 const GEMMA: usize = 256_000;
@@ -26,18 +22,18 @@ const GEMMA: usize = 256_000;
 /// The sizes in the files; none where they describe no SigLIP.
 pub(super) fn architecture(description: &Description) -> Result<Option<Architecture>> {
     let mut model = None;
-    if let Some(file) = description.get(TRANSFORMERS)
+    if let Some(file) = description.config()
         && let Some("siglip") = file.get("model_type").and_then(Value::as_str)
     {
         model = Some(transformers(file)?);
-    } else if let Some(file) = description.get(OPEN_CLIP)
+    } else if let Some(file) = description.open_clip()
         && let Some(config) = file.get("model_cfg")
         && timm_name(config).is_some_and(|name| name.contains("siglip"))
     {
         model = Some(open_clip(config)?);
     }
     if let Some(model) = &mut model {
-        let file = description.get(TOKENIZER);
+        let file = description.tokenizer();
         let named = |token: &str| file.and_then(|file| id_of(file, token));
         let by_size = if model.text.vocabulary == GEMMA { 0 } else { 1 };
         model.text.padding = named("pad_token").unwrap_or(by_size);

@@ -109,14 +109,14 @@ impl Golden {
 
     /// The plugin with the sizes of the configuration.
     pub fn clip(&self) -> Clip {
-        let mut description = Description::default();
-        match self.json.get("model_cfg") {
-            Some(config) => description.insert(
+        let (name, file) = match self.json.get("model_cfg") {
+            Some(config) => (
                 "open_clip_config.json",
                 serde_json::json!({ "model_cfg": config }),
             ),
-            None => description.insert("config.json", self.json["config"].clone()),
+            None => ("config.json", self.json["config"].clone()),
         };
+        let description = Description::of([(name.to_string(), file)]);
         let options = Clip::default().described(&description).unwrap().unwrap();
         Clip::from_options(&options).unwrap()
     }

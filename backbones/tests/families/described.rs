@@ -10,11 +10,7 @@ use twinspan_sdk::source::Description;
 use twinspan_sdk::topology::Contrast;
 
 fn files<const N: usize>(files: [(&str, Value); N]) -> Description {
-    let mut description = Description::default();
-    for (name, content) in files {
-        description.insert(name, content);
-    }
-    description
+    Description::of(files.map(|(name, content)| (name.to_string(), content)))
 }
 
 fn filled<P: Plugin + Backbone>(plugin: &P, description: &Description) -> P {
@@ -78,7 +74,7 @@ fn what_the_options_say_stays() {
     let preparation = clip.preparation();
     assert_eq!((preparation.size, preparation.fit), (416, Fit::Letterbox));
     // What is filled in once is filled in for good.
-    assert_eq!(filled(&clip, &Description(description.0.clone())), clip);
+    assert_eq!(filled(&clip, &description), clip);
 }
 
 #[test]
@@ -128,22 +124,18 @@ fn open_clip_describes_its_models() {
 /// google/siglip-base-patch16-224 says only what is not the class's default.
 #[test]
 fn transformers_describes_a_siglip() {
-    let mut description = files([
-        (
-            "config.json",
-            json!({ "model_type": "siglip",
-                "text_config": { "hidden_size": 768, "intermediate_size": 3072,
-                    "model_type": "siglip_text_model", "num_attention_heads": 12,
-                    "vocab_size": 32000 },
-                "vision_config": { "model_type": "siglip_vision_model", "patch_size": 16 } }),
-        ),
-        (
-            "preprocessor_config.json",
-            json!({ "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "resample": 2,
-                "size": { "height": 224, "width": 224 } }),
-        ),
-    ]);
-    let siglip = filled(&Siglip::default(), &description);
+    let config = |vocabulary: usize| {
+        let text = json!({ "hidden_size": 768, "intermediate_size": 3072,
+            "model_type": "siglip_text_model", "num_attention_heads": 12,
+            "vocab_size": vocabulary });
+        let vision = json!({ "model_type": "siglip_vision_model", "patch_size": 16 });
+        let all = json!({ "model_type": "siglip", "text_config": text, "vision_config": vision });
+        ("config.json", all)
+    };
+    let pictures = json!({ "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
+        "resample": 2, "size": { "height": 224, "width": 224 } });
+    let first = files([config(32_000), ("preprocessor_config.json", pictures)]);
+    let siglip = filled(&Siglip::default(), &first);
     let topology = siglip.topology().unwrap();
     assert_eq!(topology, Siglip::default().topology().unwrap());
     assert_eq!(topology.contrast, Contrast::Sigmoid);
@@ -151,19 +143,17 @@ fn transformers_describes_a_siglip() {
     assert_eq!(siglip.preparation().fit, Fit::Squash);
 
     // SigLIP 2: which id pads is in the tokenizer's file, or follows from its vocabulary.
-    let text = |siglip: &Siglip| siglip.model.clone().unwrap().text;
-    assert_eq!((text(&siglip).padding, text(&siglip).end), (1, 1));
-    let config = description.0.get_mut("config.json").unwrap();
-    config["text_config"]["vocab_size"] = json!(256_000);
-    let second = filled(&Siglip::default(), &description);
-    assert_eq!(text(&second).padding, 0);
-    description.insert(
-        "tokenizer_config.json",
-        json!({ "pad_token": "<pad>", "eos_token": { "content": "<eos>" },
-            "added_tokens_decoder": { "3": { "content": "<pad>" }, "1": { "content": "<eos>" } } }),
-    );
-    let third = filled(&Siglip::default(), &description);
-    assert_eq!((text(&third).padding, text(&third).end), (3, 1));
+    let ids = |siglip: Siglip| {
+        let text = siglip.model.unwrap().text;
+        (text.padding, text.end)
+    };
+    assert_eq!(ids(siglip), (1, 1));
+    let second = files([config(256_000)]);
+    assert_eq!(ids(filled(&Siglip::default(), &second)), (0, 1));
+    let tokens = json!({ "pad_token": "<pad>", "eos_token": { "content": "<eos>" },
+        "added_tokens_decoder": { "3": { "content": "<pad>" }, "1": { "content": "<eos>" } } });
+    let third = files([config(256_000), ("tokenizer_config.json", tokens)]);
+    assert_eq!(ids(filled(&Siglip::default(), &third)), (3, 1));
 }
 
 /// Parameters as the implementations count them (open_clip's models on a meta device).

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use serde_json::{Value, json};
+use serde_json::Value;
 use twinspan_backbones::block::Activation;
 use twinspan_backbones::clip::Clip;
 use twinspan_backbones::siglip::{Architecture, Siglip, TextSizes, VisionSizes};
@@ -55,13 +55,14 @@ impl Model {
 
     /// The backbone its configuration describes.
     pub fn backbone(&self) -> Arc<dyn Backbone> {
-        let mut description = Description::default();
-        match self.json.get("model_cfg") {
-            Some(config) => {
-                description.insert("open_clip_config.json", json!({ "model_cfg": config }));
-            }
-            None => description.insert("config.json", self.json["config"].clone()),
-        }
+        let file = match self.json.get("model_cfg") {
+            Some(config) => (
+                "open_clip_config.json",
+                serde_json::json!({ "model_cfg": config }),
+            ),
+            None => ("config.json", self.json["config"].clone()),
+        };
+        let description = Description::of([(file.0.to_string(), file.1)]);
         if let Some(options) = Clip::default().described(&description).unwrap() {
             return Arc::new(Clip::from_options(&options).unwrap());
         }

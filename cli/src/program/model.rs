@@ -4,6 +4,7 @@ use std::path::Path;
 
 use candle_core::DType;
 use twinspan::sdk::recipe::{BYTES, Recipe};
+use twinspan::sdk::source::Source;
 use twinspan::sdk::task::Kit;
 use twinspan::sdk::tuned::{Compute, Tuned};
 use twinspan::sdk::{Error, artifact, device, weights};
@@ -67,9 +68,9 @@ impl Model {
             is_there(&recipe.weights.tokenizer, "tokenizer")?;
         }
         if args.weights.is_none()
-            && let Some(file) = recipe.weights.file()
+            && let Some(Source::Path(path)) = recipe.weights.source()?
         {
-            is_there(&file.display().to_string(), "weights")?;
+            is_there(&path.display().to_string(), "weights")?;
         }
         let kit = kit(&recipe, &compute)?;
         let tuned = artifact::open(&args.model, &recipe, compute)?;

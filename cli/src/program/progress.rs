@@ -1,9 +1,12 @@
 //! Progress bars on stderr; where stderr is no terminal, a line now and then.
 
+use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
 use twinspan::sdk::Result;
+use twinspan::sdk::hub;
 use twinspan::sdk::train::{Evaluation, Observer, StepReport};
 
 use super::signals::Signals;
@@ -182,5 +185,57 @@ impl Observer for TrainProgress<'_> {
 
     fn stop(&self) -> bool {
         self.signals.is_some_and(|s| s.asked().is_some())
+    }
+}
+
+/// Shows downloads, a bar a file; where stderr is no terminal, a line at a file's start and end.
+pub struct Downloads {
+    bars: MultiProgress,
+    files: Mutex<BTreeMap<String, ProgressBar>>,
+}
+
+impl Downloads {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self {
+            bars: MultiProgress::new(),
+            files: Mutex::default(),
+        }
+    }
+
+    fn bar(&self, file: &str, total: Option<u64>) -> ProgressBar {
+        let bar = self.bars.add(ProgressBar::new(total.unwrap_or(0)));
+        let template = "{prefix} {bar:32} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        bar.set_prefix(file.to_string());
+        if bar.is_hidden() {
+            let size = total.map(|t| format!(", {}", HumanBytes(t)));
+            eprintln!("downloading {file}{}", size.unwrap_or_default());
+        }
+        bar
+    }
+}
+
+impl hub::Progress for Downloads {
+    fn advance(&self, file: &str, done: u64, total: Option<u64>) {
+        // A thread that panicked while it drew leaves nothing worse than a bar.
+        let mut files = self.files.lock().unwrap_or_else(|e| e.into_inner());
+        let bar = files
+            .entry(file.to_string())
+            .or_insert_with(|| self.bar(file, total));
+        bar.set_position(done);
+        if total == Some(done) {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn note(&self, note: &str) {
+        match self.bars.is_hidden() {
+            true => eprintln!("{note}"),
+            // Where there are no bars yet, printing between them cannot fail either.
+            false => drop(self.bars.println(note)),
+        }
     }
 }

@@ -11,7 +11,7 @@ use super::TrainArgs;
 use super::failure::{Failure, print};
 use super::model;
 use super::plan::grouped;
-use super::progress::TrainProgress;
+use super::progress::{Downloads, TrainProgress};
 use super::signals::Signals;
 
 pub fn run(args: &TrainArgs) -> Result<(), Failure> {
@@ -25,6 +25,8 @@ pub fn run(args: &TrainArgs) -> Result<(), Failure> {
     let paths = [&recipe.weights.weights, &recipe.weights.tokenizer].map(Path::new);
     let source = args.data.source();
     model::spares(&args.out, paths.into_iter().chain([source.path.as_path()]))?;
+    let downloads = Downloads::new();
+    recipe = weights::described(&recipe, &downloads)?;
     // From here on the recipe, which the model folder keeps, says what it took from the data.
     recipe.task = recipe.task.fitted(&source)?;
     let compute = model::compute(&args.device)?;
@@ -54,7 +56,7 @@ pub fn run(args: &TrainArgs) -> Result<(), Failure> {
         None if args.resume => eprintln!("{out}: nothing was saved there yet; starting a run"),
         None => {}
     }
-    let base = weights::open(&recipe)?;
+    let base = weights::open_telling(&recipe, &downloads)?;
     let mut tuned = run.model(&recipe, base, compute, tokenizer.as_ref(), data.as_ref())?;
     let signals = Signals::listen()?;
     let mut progress = TrainProgress::watching(&signals);

@@ -1,0 +1,60 @@
+//! A dual encoder by one name: that of a backbone with built-in weights, or of weights.
+//!
+//! Owns the way from such a name to a recipe. Where weights are found is
+//! [`sdk::source`](crate::sdk::source)'s, what is read off the files beside them the backbones'.
+
+use std::path::Path;
+
+use toml::Table;
+
+use crate::sdk::hub::{Hub, Progress};
+use crate::sdk::plugin::Plugin;
+use crate::sdk::recipe::Recipe;
+use crate::sdk::registry::{self, BackboneEntry};
+use crate::sdk::source::Source;
+use crate::sdk::{Error, Result, weights};
+use crate::tasks::referring_segmentation::ReferringSegmentation;
+
+/// The recipe of what `what` names, without adapters: a backbone's name, or weights (a model of
+/// the hub, a folder, a file). `options` are the backbone's, among them perhaps `use`.
+pub(crate) fn recipe(what: &str, mut options: Table, progress: &dyn Progress) -> Result<Recipe> {
+    let known = registry::names::<BackboneEntry>()?;
+    if known.contains(&what) && !Path::new(what).exists() {
+        options.insert("use".into(), what.into());
+        return of_backbone(options);
+    }
+    let source = Source::parse(what, Path::new("")).map_err(|error| nowhere(error, &known))?;
+    if !options.contains_key("use") {
+        let description = source.description(Hub::of_process(), progress)?;
+        let found = weights::backbones(&description)?;
+        let Some(backbone) = found.first() else {
+            return Err(unknown(what, &known));
+        };
+        options.insert("use".into(), backbone.name.into());
+    }
+    options.insert("weights".into(), source.marked().into());
+    weights::described(&of_backbone(options)?, progress)
+}
+
+/// The recipe of a `[backbone]` table alone.
+pub(crate) fn of_backbone(backbone: Table) -> Result<Recipe> {
+    // A recipe has a task; its options do not touch the backbone.
+    let task = Table::from_iter([("use".into(), ReferringSegmentation::NAME.into())]);
+    let table = [("backbone", backbone), ("task", task)];
+    let table = table.map(|(name, section)| (name.to_string(), section.into()));
+    Recipe::from_table(Table::from_iter(table), "[backbone]")
+}
+
+fn nowhere(error: crate::sdk::source::SourceError, known: &[&str]) -> Error {
+    Error::wrong_use(format!(
+        "{error}; or the name of a backbone with weights built in, of {}",
+        known.join(", ")
+    ))
+}
+
+fn unknown(what: &str, known: &[&str]) -> Error {
+    Error::wrong_use(format!(
+        "no file beside `{what}` says what it is of: name the backbone ({}) and its preset, as in use = \"clip\", preset = \"ViT-B/32\"",
+        known.join(", ")
+    ))
+}
