@@ -1,9 +1,11 @@
 //! Progress bars on stderr; where stderr is no terminal, a line now and then.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use twinspan::sdk::Result;
+use twinspan::sdk::hub;
 use twinspan::sdk::train::{Evaluation, Observer, StepReport};
 
 use super::signals::Signals;
@@ -87,6 +89,47 @@ impl Progress {
     /// The work is done.
     pub fn finish(&self) {
         self.bar.finish_and_clear();
+    }
+}
+
+/// Shows downloads, one file behind the other; nothing where there is none.
+#[derive(Default)]
+pub struct DownloadProgress(Mutex<Option<(String, ProgressBar)>>);
+
+impl DownloadProgress {
+    fn bar(file: &str, done: u64, total: Option<u64>) -> ProgressBar {
+        let bar = total.map_or_else(ProgressBar::no_length, ProgressBar::new);
+        let template =
+            "{prefix} {bar:32} {bytes}/{total_bytes}  {bytes_per_sec}  {eta_precise} left";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        bar.set_prefix(file.to_string());
+        bar.set_position(done);
+        bar.reset_eta();
+        if bar.is_hidden() {
+            eprintln!("downloading {file}");
+        }
+        bar
+    }
+}
+
+impl hub::Progress for DownloadProgress {
+    fn advance(&self, file: &str, done: u64, total: Option<u64>) {
+        let mut shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if shown.as_ref().is_none_or(|(name, _)| name != file) {
+            *shown = Some((file.to_string(), Self::bar(file, done, total)));
+        }
+        if let Some((_, bar)) = shown.as_ref() {
+            bar.set_position(done);
+            if total == Some(done) {
+                bar.finish_and_clear();
+            }
+        }
+    }
+
+    fn note(&self, note: &str) {
+        eprintln!("{note}");
     }
 }
 

@@ -11,7 +11,7 @@ use super::TrainArgs;
 use super::failure::{Failure, print};
 use super::model;
 use super::plan::grouped;
-use super::progress::TrainProgress;
+use super::progress::{DownloadProgress, TrainProgress};
 use super::signals::Signals;
 
 pub fn run(args: &TrainArgs) -> Result<(), Failure> {
@@ -52,7 +52,7 @@ pub fn run(args: &TrainArgs) -> Result<(), Failure> {
         None if args.resume => eprintln!("{out}: nothing was saved there yet; starting a run"),
         None => {}
     }
-    let base = weights::open(&recipe)?;
+    let base = weights::open_telling(&recipe, &DownloadProgress::default())?;
     let mut tuned = run.model(&recipe, base, compute, tokenizer.as_ref(), data.as_ref())?;
     let signals = Signals::listen()?;
     let mut progress = TrainProgress::watching(&signals);
