@@ -296,6 +296,26 @@ fn openai_file(path: &Path) {
 }
 
 #[test]
+fn a_folder_serves_as_the_weight_file_in_it_does() {
+    let bench = Bench::new();
+    let folder = bench.path("clip");
+    fs::create_dir(&folder).unwrap();
+    openai_file(&folder.join("model.safetensors"));
+    let weights = "backbone.weights=clip";
+    let message = bench.train("recipe.toml", "model", &[weights]).error(2);
+    has(
+        &message,
+        &["clip has no vocabulary beside it", "tokenizer = "],
+    );
+    let settings = [weights, "backbone.tokenizer=bytes"];
+    let of_bytes = bench.trained("recipe.toml", "folder", &settings);
+    assert!(of_bytes == bench.trained("recipe.toml", "random", &[]));
+    fs::write(folder.join("config.json"), "{").unwrap();
+    let message = bench.train("recipe.toml", "model", &settings).error(1);
+    has(&message, &["config.json", "is not the JSON it should be"]);
+}
+
+#[test]
 fn training_leaves_the_weight_file_alone_and_the_model_knows_its_own() {
     let bench = Bench::new();
     let file = bench.path("clip.safetensors");

@@ -125,20 +125,28 @@ pub fn backbones(description: &Description) -> Result<Vec<Configured<dyn Backbon
 /// The file is not a vocabulary of the backbone; or the weights are from somewhere and there is no
 /// vocabulary: they know the ids of one, and another's would be silently wrong.
 pub fn tokenizer(recipe: &Recipe) -> Result<Arc<dyn Tokenizer>> {
+    tokenizer_telling(recipe, &())
+}
+
+/// The same, with `progress` told of downloads.
+///
+/// # Errors
+/// As [`tokenizer`].
+pub fn tokenizer_telling(recipe: &Recipe, progress: &dyn Progress) -> Result<Arc<dyn Tokenizer>> {
     let plugin = recipe.backbone.plugin.as_ref();
     match recipe.weights.tokenizer.as_str() {
         BYTES => plugin.tokenizer(None),
         "" => match recipe.weights.source()? {
             None => plugin.tokenizer(None),
-            Some(source) => plugin.tokenizer(Some(&beside(&source)?)),
+            Some(source) => plugin.tokenizer(Some(&beside(&source, progress)?)),
         },
         path => plugin.tokenizer(Some(Path::new(path))),
     }
 }
 
 /// The vocabulary beside the weights.
-fn beside(source: &Source) -> Result<PathBuf> {
-    let found = source.tokenizer(Hub::of_process(), &())?;
+fn beside(source: &Source, progress: &dyn Progress) -> Result<PathBuf> {
+    let found = source.tokenizer(Hub::of_process(), progress)?;
     found.ok_or_else(|| Error::Recipe {
         origin: "[backbone]".into(),
         message: format!(

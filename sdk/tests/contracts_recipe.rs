@@ -310,3 +310,27 @@ fn settings_change_a_recipe_from_outside() {
         .unwrap();
     assert!(one_line(missing).contains("none.toml: cannot be read: "));
 }
+
+#[test]
+fn a_path_is_relative_to_the_recipe_and_a_hub_id_to_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("recipe.toml");
+    std::fs::write(&path, SMALL).unwrap();
+    std::fs::create_dir_all(folder.path().join("org/here")).unwrap();
+    let weights = |text: &str| {
+        let setting = format!("backbone.weights={text}");
+        let recipe = Recipe::open_with(&path, &[setting]);
+        recipe.map(|recipe| recipe.weights.weights)
+    };
+    let inside = |path: &str| folder.path().join(path).display().to_string();
+    for there in ["org/here", "w.safetensors", "random/w.pt"] {
+        assert_eq!(weights(there).unwrap(), inside(there));
+    }
+    for id in ["org/name", "org/name@v1", "hf-hub:org/here"] {
+        assert_eq!(weights(id).unwrap(), id);
+    }
+    // A folder of that name where the program runs is not the recipe's.
+    assert!(std::path::Path::new("src/hub").is_dir());
+    assert_eq!(weights("src/hub").unwrap(), "hf-hub:src/hub");
+    assert!(weights("clip").unwrap_err().is_wrong_use());
+}

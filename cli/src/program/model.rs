@@ -11,6 +11,7 @@ use twinspan::sdk::{Error, artifact, device, weights};
 
 use super::ModelArgs;
 use super::failure::Failure;
+use super::progress::DownloadProgress;
 
 /// Where and in what the program computes: f32 on the device of that name.
 pub fn compute(name: &str) -> Result<Compute, Failure> {
@@ -40,7 +41,7 @@ pub fn spares<'a>(out: &Path, files: impl IntoIterator<Item = &'a Path>) -> Resu
 pub fn kit(recipe: &Recipe, compute: &Compute) -> Result<Kit, Failure> {
     Ok(Kit {
         preparation: recipe.backbone.plugin.preparation(),
-        tokenizer: weights::tokenizer(recipe)?,
+        tokenizer: weights::tokenizer_telling(recipe, &DownloadProgress::default())?,
         context: recipe.backbone.plugin.topology()?.text.context,
         dtype: compute.dtype,
         device: compute.device.clone(),
@@ -73,7 +74,8 @@ impl Model {
             is_there(&path.display().to_string(), "weights")?;
         }
         let kit = kit(&recipe, &compute)?;
-        let tuned = artifact::open(&args.model, &recipe, compute)?;
+        let base = weights::open_telling(&recipe, &DownloadProgress::default())?;
+        let tuned = artifact::open_on(&args.model, &recipe, base, compute)?;
         Ok(Self { recipe, tuned, kit })
     }
 }

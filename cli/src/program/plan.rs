@@ -7,11 +7,11 @@ use twinspan::sdk::recipe::Recipe;
 use twinspan::sdk::weights;
 
 use super::failure::{Failure, print, print_json};
-use super::progress::Downloads;
+use super::progress::DownloadProgress;
 
 pub fn run(path: &Path, adapters: Option<&str>, set: &[String], json: bool) -> Result<(), Failure> {
     let recipe = Recipe::open_adapted(path, adapters, set)?;
-    let recipe = weights::described(&recipe, &Downloads::new())?;
+    let recipe = weights::described(&recipe, &DownloadProgress::default())?;
     let plan = plan(&recipe)?;
     match json {
         true => print_json(&plan),

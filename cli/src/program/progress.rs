@@ -1,10 +1,9 @@
 //! Progress bars on stderr; where stderr is no terminal, a line now and then.
 
-use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use twinspan::sdk::Result;
 use twinspan::sdk::hub;
 use twinspan::sdk::train::{Evaluation, Observer, StepReport};
@@ -90,6 +89,47 @@ impl Progress {
     /// The work is done.
     pub fn finish(&self) {
         self.bar.finish_and_clear();
+    }
+}
+
+/// Shows downloads, one file behind the other; nothing where there is none.
+#[derive(Default)]
+pub struct DownloadProgress(Mutex<Option<(String, ProgressBar)>>);
+
+impl DownloadProgress {
+    fn bar(file: &str, done: u64, total: Option<u64>) -> ProgressBar {
+        let bar = total.map_or_else(ProgressBar::no_length, ProgressBar::new);
+        let template =
+            "{prefix} {bar:32} {bytes}/{total_bytes}  {bytes_per_sec}  {eta_precise} left";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        bar.set_prefix(file.to_string());
+        bar.set_position(done);
+        bar.reset_eta();
+        if bar.is_hidden() {
+            eprintln!("downloading {file}");
+        }
+        bar
+    }
+}
+
+impl hub::Progress for DownloadProgress {
+    fn advance(&self, file: &str, done: u64, total: Option<u64>) {
+        let mut shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if shown.as_ref().is_none_or(|(name, _)| name != file) {
+            *shown = Some((file.to_string(), Self::bar(file, done, total)));
+        }
+        if let Some((_, bar)) = shown.as_ref() {
+            bar.set_position(done);
+            if total == Some(done) {
+                bar.finish_and_clear();
+            }
+        }
+    }
+
+    fn note(&self, note: &str) {
+        eprintln!("{note}");
     }
 }
 
@@ -185,57 +225,5 @@ impl Observer for TrainProgress<'_> {
 
     fn stop(&self) -> bool {
         self.signals.is_some_and(|s| s.asked().is_some())
-    }
-}
-
-/// Shows downloads, a bar a file; where stderr is no terminal, a line at a file's start and end.
-pub struct Downloads {
-    bars: MultiProgress,
-    files: Mutex<BTreeMap<String, ProgressBar>>,
-}
-
-impl Downloads {
-    /// Nothing yet.
-    pub fn new() -> Self {
-        Self {
-            bars: MultiProgress::new(),
-            files: Mutex::default(),
-        }
-    }
-
-    fn bar(&self, file: &str, total: Option<u64>) -> ProgressBar {
-        let bar = self.bars.add(ProgressBar::new(total.unwrap_or(0)));
-        let template = "{prefix} {bar:32} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left";
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
-        }
-        bar.set_prefix(file.to_string());
-        if bar.is_hidden() {
-            let size = total.map(|t| format!(", {}", HumanBytes(t)));
-            eprintln!("downloading {file}{}", size.unwrap_or_default());
-        }
-        bar
-    }
-}
-
-impl hub::Progress for Downloads {
-    fn advance(&self, file: &str, done: u64, total: Option<u64>) {
-        // A thread that panicked while it drew leaves nothing worse than a bar.
-        let mut files = self.files.lock().unwrap_or_else(|e| e.into_inner());
-        let bar = files
-            .entry(file.to_string())
-            .or_insert_with(|| self.bar(file, total));
-        bar.set_position(done);
-        if total == Some(done) {
-            bar.finish_and_clear();
-        }
-    }
-
-    fn note(&self, note: &str) {
-        match self.bars.is_hidden() {
-            true => eprintln!("{note}"),
-            // Where there are no bars yet, printing between them cannot fail either.
-            false => drop(self.bars.println(note)),
-        }
     }
 }

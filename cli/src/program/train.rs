@@ -11,7 +11,7 @@ use super::TrainArgs;
 use super::failure::{Failure, print};
 use super::model;
 use super::plan::grouped;
-use super::progress::{Downloads, TrainProgress};
+use super::progress::{DownloadProgress, TrainProgress};
 use super::signals::Signals;
 
 pub fn run(args: &TrainArgs) -> Result<(), Failure> {
@@ -25,7 +25,7 @@ pub fn run(args: &TrainArgs) -> Result<(), Failure> {
     let paths = [&recipe.weights.weights, &recipe.weights.tokenizer].map(Path::new);
     let source = args.data.source();
     model::spares(&args.out, paths.into_iter().chain([source.path.as_path()]))?;
-    let downloads = Downloads::new();
+    let downloads = DownloadProgress::default();
     recipe = weights::described(&recipe, &downloads)?;
     // From here on the recipe, which the model folder keeps, says what it took from the data.
     recipe.task = recipe.task.fitted(&source)?;

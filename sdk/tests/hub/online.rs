@@ -1,14 +1,31 @@
 //! Downloads: what is asked of whom, what comes into the cache, and what goes wrong.
 
 use std::fs;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use sha2::{Digest, Sha256};
 
-use super::super::{Bench, COMMIT, ID, Told, files, source};
+use super::super::{Bench, COMMIT, ID, files, source};
 use super::server::{Answer, Asked, Server};
-use twinspan_sdk::hub::{Hub, HubOptions};
+use twinspan_sdk::hub::{Hub, HubOptions, Progress, Token};
+
+/// What was told of downloads.
+#[derive(Default)]
+struct Told {
+    notes: Mutex<Vec<String>>,
+    steps: Mutex<Vec<(String, u64, Option<u64>)>>,
+}
+
+impl Progress for Told {
+    fn advance(&self, file: &str, done: u64, total: Option<u64>) {
+        self.steps.lock().unwrap().push((file.into(), done, total));
+    }
+
+    fn note(&self, note: &str) {
+        self.notes.lock().unwrap().push(note.into());
+    }
+}
 
 /// Longer than one read of a connection.
 fn weights() -> Vec<u8> {
@@ -367,7 +384,7 @@ fn a_token_that_no_header_can_carry_is_not_shown() {
     let (hub, _store) = sound();
     let bench = Bench::new(&hub.address);
     let odd = Hub::new(HubOptions {
-        token: twinspan_sdk::hub::Token::new("hf_sec\nret"),
+        token: Token::new("hf_sec\nret"),
         ..bench.options()
     });
     insta::assert_snapshot!(bench.refusal(&odd, ID), @"what HF_TOKEN or the token file holds is no token: it has characters that none has");
