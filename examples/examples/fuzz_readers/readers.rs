@@ -90,10 +90,11 @@ pub const READERS: [Reader; 12] = [
         name: "vocabulary",
         allowance: PATTERN,
         draw: vocabulary,
+        // Nothing is encoded: the BPE library keeps a table for each vocabulary that was.
         read: |path, _| {
-            let tokenizer = ClipTokenizer::open(path).map_err(|e| e.to_string())?;
-            tokenizer.ids("a cat's 2 photos");
-            Ok(())
+            ClipTokenizer::open(path)
+                .map(drop)
+                .map_err(|e| e.to_string())
         },
     },
     Reader {
