@@ -191,7 +191,7 @@ impl Valid {
             legacy: ["legacy.pth", "parallel.pth"].map(torch).into(),
             state_dicts,
             modules,
-            indices: vec![
+            indices: [
                 json!({"metadata": {"total_size": 9}, "weight_map": {"a": "1", "b.c": "1", "lin.bias": "2", "lin.weight": "2"}}),
                 json!({"weight_map": {"lin.bias": "2"}}),
             ]
