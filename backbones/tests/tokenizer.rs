@@ -170,6 +170,10 @@ fn what_is_no_vocabulary_is_refused_by_name() {
         format!("{damaged}`ab c d` is not a merge of two tokens")
     );
     assert_eq!(
+        refused("g", &packed(&"a b\n".repeat(1 << 20))),
+        format!("{damaged}it unpacks to more than 24 times its size")
+    );
+    assert_eq!(
         refused("f", &packed("a b\nx yz\n")),
         format!("{damaged}`x` and `yz` are merged, but `yz` is not a token")
     );

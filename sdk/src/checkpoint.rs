@@ -239,6 +239,9 @@ impl Checkpoint {
     }
 }
 
+/// The most dimensions of a tensor that is read, which is more than any weight has.
+const HIGHEST_RANK: usize = 8;
+
 /// What PyTorch's parallel models put in front of every name.
 const PARALLEL: &str = "module.";
 

@@ -163,6 +163,10 @@ fn a_damaged_safetensors_header_names_the_tensor() {
             "is damaged: `a` has 0 bytes, which is not [4294967296, 4294967296, 0] of F32",
         ),
         (
+            file(&[tensor("a", "[1,1,1,1,1,1,1,1,2]", "[0,8]")], 8),
+            "is damaged: `a` has 9 dimensions, and 8 are the most that are read",
+        ),
+        (
             file(&[tensor("a", "[2]", "[0,8]")], 11),
             "is damaged: 3 bytes follow its last tensor",
         ),
@@ -623,4 +627,29 @@ fn shared_and_nested_pickles_stay_small() {
     survive(&archive_of(&doubling));
     let nested = [vec![b')'; 1], vec![0x85; 680], vec![b'.']].concat();
     survive(&archive_of(&nested));
+}
+
+/// Modules that hold each other, or one of many attributes many times, must not be walked through
+/// for each: a hundred modules of two names each would have 2^100.
+#[test]
+fn shared_modules_are_counted_against_the_file() {
+    let module = b"c__torch__\nM\n)\x81";
+    let close = b"ub";
+    let holds =
+        "is damaged: its modules hold each other: their names would exceed the file's own size";
+    let script = |pickle: &[u8]| {
+        let mut file = archive_of(&[]);
+        let start = file.windows(3).position(|w| w == b"\x80\x02c").unwrap();
+        file[start + 2..][..pickle.len()].copy_from_slice(pickle);
+        file
+    };
+    // Each module holds the one before under two names.
+    let mut doubling = [module, &b"}("[..], close].concat();
+    for _ in 0..12 {
+        let twice = b"q\x01}(X\x01\0\0\0ah\x02X\x01\0\0\0bh\x02";
+        doubling = [&doubling, &b"q\x020"[..], module, twice, close].concat();
+    }
+    assert_eq!(refusal(&script(&[&doubling[..], b"."].concat())), holds);
+    let own = [module, &b"q\0}(X\x01\0\0\0ah\0"[..], close, b"."].concat();
+    assert_eq!(refusal(&script(&own)), holds);
 }

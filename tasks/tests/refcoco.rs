@@ -317,6 +317,44 @@ fn what_is_wrong_with_annotations_is_told_by_number() {
     );
 }
 
+/// A few bytes that refer to one large value over and over do not make it many.
+#[test]
+fn values_that_are_shared_without_end_are_refused() {
+    let folder = Folder::new();
+    let references = |sentence: &str, times: usize| {
+        let mut pickle = b"](}q\0(".to_vec();
+        pickle.extend(
+            b"U\x05splitU\x03valU\x06ann_idK\x0dU\x08image_idK\x08U\x09sentences](}U\x04sentT",
+        );
+        pickle.extend((sentence.len() as u32).to_le_bytes());
+        pickle.extend(sentence.bytes());
+        pickle.extend(b"seu");
+        pickle.extend(b"h\0".repeat(times));
+        pickle.extend(b"e.");
+        pickle
+    };
+    let said = |pickle: &[u8], instances: &Value| {
+        folder.with("refcoco+", "unc", pickle, instances);
+        folder.open().map_err(|error| folder.said(error))
+    };
+    let records = said(&references("a cat", 3), &instances()).unwrap();
+    assert_eq!(records.records.len(), 4);
+    let told = said(&references(&"cat ".repeat(1000), 100), &instances()).unwrap_err();
+    assert_eq!(
+        told,
+        "refcoco+/refs(unc).p: reference 6 has a sentence 1: shares so much with others that it would be more than 4 times its file"
+    );
+    let mut large = instances();
+    large["annotations"][2]["segmentation"] = json!([vec![1; 4000]]);
+    let own = references("a cat", 0);
+    let many = [b"](", &own[2..own.len() - 2].repeat(100)[..], b"e."].concat();
+    let told = said(&many, &large).unwrap_err();
+    assert_eq!(
+        told,
+        "refcoco+/instances.json: the segmentation of annotation 13 is referred to so often that the masks would take more than 64 times the file"
+    );
+}
+
 #[test]
 fn what_is_wrong_with_references_is_told_by_place() {
     let folder = Folder::new();

@@ -90,10 +90,11 @@ pub const READERS: [Reader; 12] = [
         name: "vocabulary",
         allowance: PATTERN,
         draw: vocabulary,
+        // Nothing is encoded: the BPE library keeps a table for each vocabulary that was.
         read: |path, _| {
-            let tokenizer = ClipTokenizer::open(path).map_err(|e| e.to_string())?;
-            tokenizer.ids("a cat's 2 photos");
-            Ok(())
+            ClipTokenizer::open(path)
+                .map(drop)
+                .map_err(|e| e.to_string())
         },
     },
     Reader {
@@ -190,7 +191,7 @@ impl Valid {
             legacy: ["legacy.pth", "parallel.pth"].map(torch).into(),
             state_dicts,
             modules,
-            indices: vec![
+            indices: [
                 json!({"metadata": {"total_size": 9}, "weight_map": {"a": "1", "b.c": "1", "lin.bias": "2", "lin.weight": "2"}}),
                 json!({"weight_map": {"lin.bias": "2"}}),
             ]

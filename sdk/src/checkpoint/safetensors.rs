@@ -12,7 +12,7 @@ use memmap2::Mmap;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::{Named, Refused, byte_count, damaged, kind::LONGEST_HEADER, shown};
+use super::{HIGHEST_RANK, Named, Refused, byte_count, damaged, kind::LONGEST_HEADER, shown};
 use crate::frozen::Frozen;
 
 #[derive(Deserialize)]
@@ -50,6 +50,13 @@ pub(super) fn read(map: &Arc<Mmap>) -> Result<Named, Refused> {
             return Err(damaged(format!(
                 "`{}` begins at byte {start} and ends at {end}",
                 shown(&name)
+            )));
+        }
+        if shape.len() > HIGHEST_RANK {
+            return Err(damaged(format!(
+                "`{}` has {} dimensions, and {HIGHEST_RANK} are the most that are read",
+                shown(&name),
+                shape.len()
             )));
         }
         spans.push((start, end, name.clone()));

@@ -13,9 +13,12 @@ use crate::record::Sentence;
 const DICT: usize = 32;
 
 /// A pickle's values may be shared, and all of a reference is copied. What is copied may be so many
-/// times the file's size: shared words are few, and a file of nothing else could ask for any
-/// memory and time.
+/// times the file's size, beside a little: shared words are few, and a file of nothing else could
+/// ask for any memory and time.
 const SHARED: usize = 4;
+
+/// What may be copied whatever the file's size, in bytes.
+const LITTLE: usize = 1 << 12;
 
 /// What is needed of a reference.
 pub(super) struct Reference {
@@ -44,7 +47,7 @@ pub(super) fn read(file: &Path) -> Result<Vec<Reference>, RefcocoError> {
     if list.is_empty() {
         return Err(form("is a list without a reference".into()));
     }
-    let left = Cell::new(bytes.len().saturating_mul(SHARED));
+    let left = Cell::new(bytes.len().saturating_mul(SHARED).saturating_add(LITTLE));
     let references = list.iter().enumerate().map(|(index, &id)| {
         let dict = Dict::of(&pickle, id, &left);
         let ref_id = dict

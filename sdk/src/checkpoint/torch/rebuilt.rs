@@ -5,11 +5,8 @@
 
 use candle_core::DType;
 
+use crate::checkpoint::HIGHEST_RANK;
 use crate::pickle::{Id, Pickle, Value};
-
-/// More dimensions than any weight has. A tuple of sizes can be shared by many tensors: without
-/// a limit, their copies could take memory quadratic in the file's size.
-const HIGHEST_RANK: usize = 8;
 
 /// A tensor as the pickle describes it.
 pub(super) enum Saved<'a> {
@@ -134,6 +131,8 @@ fn sizes(pickle: &Pickle<'_>, id: Id) -> Option<Vec<usize>> {
         },
         _ => return None,
     };
+    // Many tensors can share a tuple: without a limit, their copies could take memory quadratic in
+    // the file's size.
     (items.len() <= HIGHEST_RANK).then_some(())?;
     items.iter().map(|&id| size_of(pickle, id)).collect()
 }
