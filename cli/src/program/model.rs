@@ -4,7 +4,7 @@ use std::path::Path;
 
 use candle_core::DType;
 use twinspan::sdk::recipe::{BYTES, Recipe};
-use twinspan::sdk::task::Kit;
+use twinspan::sdk::task::{DataSource, Kit};
 use twinspan::sdk::tuned::{Compute, Tuned};
 use twinspan::sdk::{Error, artifact, device, weights};
 
@@ -73,6 +73,23 @@ impl Model {
         }
         let kit = kit(&recipe, &compute)?;
         let tuned = artifact::open(&args.model, &recipe, compute)?;
+        Ok(Self { recipe, tuned, kit })
+    }
+
+    /// The model that a recipe makes, fitted to data, before any training.
+    pub fn start(
+        recipe: &Path,
+        settings: &[String],
+        source: &DataSource,
+        device: &str,
+    ) -> Result<Self, Failure> {
+        let mut recipe = Recipe::open_with(recipe, settings)?;
+        recipe.task = recipe.task.fitted(source)?;
+        let compute = compute(device)?;
+        let kit = kit(&recipe, &compute)?;
+        let data = recipe.task.plugin.open(source, kit.clone())?;
+        let mut tuned = Tuned::new(&recipe, weights::open(&recipe)?, compute)?;
+        tuned.prepare(Some(kit.tokenizer.as_ref()), Some(data.as_ref()))?;
         Ok(Self { recipe, tuned, kit })
     }
 }
