@@ -164,7 +164,7 @@ impl Vit {
                 };
                 (Some(front), end)
             }
-            Ends::Probe(probe) => (None, End::Probe(ProbePool::load(weights, probe)?)),
+            Ends::Probe(probe) => (None, End::Probe(Box::new(ProbePool::load(weights, probe)?))),
         };
         Ok(VitEncoder {
             side: self.side(),
@@ -210,7 +210,7 @@ enum End {
         mean: bool,
         norm_pooled: bool,
     },
-    Probe(ProbePool),
+    Probe(Box<ProbePool>),
 }
 
 impl Encoder for VitEncoder {

@@ -77,7 +77,7 @@ enum Command {
     /// Train a recipe on data and write a run folder, which is also a model folder
     #[command(after_help = TRAIN_HELP)]
     Train(TrainArgs),
-    /// Score a model on a split of data
+    /// Score a model, or a recipe as it starts, on a split of data
     Eval(EvalArgs),
     /// Turn sentences into masks on a picture
     Segment(SegmentArgs),
@@ -195,8 +195,15 @@ struct TrainArgs {
 /// `twinspan eval`.
 #[derive(Args)]
 struct EvalArgs {
-    #[command(flatten)]
-    model: ModelArgs,
+    /// The model folder
+    #[arg(long, required_unless_present = "recipe")]
+    model: Option<PathBuf>,
+    /// In its place a recipe, a TOML file, whose model is scored as it starts: zero-shot
+    #[arg(long, conflicts_with_all = ["model", "weights", "tokenizer"])]
+    recipe: Option<PathBuf>,
+    /// Change the recipe: KEY=VALUE, as in task.shots=16
+    #[arg(long, value_name = "KEY=VALUE", requires = "recipe")]
+    set: Vec<String>,
     #[command(flatten)]
     data: DataArgs,
     /// The split to score
@@ -205,9 +212,30 @@ struct EvalArgs {
     /// Pictures at a time
     #[arg(long, default_value_t = 4)]
     batch: usize,
+    /// The backbone's weight file, when it has moved since training
+    #[arg(long)]
+    weights: Option<PathBuf>,
+    /// The backbone's vocabulary, when it has moved since training
+    #[arg(long)]
+    tokenizer: Option<PathBuf>,
+    /// auto, cpu or cuda:N
+    #[arg(long, default_value = "auto")]
+    device: String,
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+impl EvalArgs {
+    /// The model folder and how to open it; none where a recipe is scored.
+    fn model(&self) -> Option<ModelArgs> {
+        Some(ModelArgs {
+            model: self.model.clone()?,
+            weights: self.weights.clone(),
+            tokenizer: self.tokenizer.clone(),
+            device: self.device.clone(),
+        })
+    }
 }
 
 /// A model folder and how to open it.

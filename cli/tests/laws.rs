@@ -24,7 +24,11 @@ fn no_law_is_broken_and_what_is_skipped_is_known() {
     adapter bridger on toy, merged: skipped, it does not declare to be mergeable
     adapter bridger on pocket, identity at the start: skipped, it declares no identity at the start
     adapter bridger on pocket, merged: skipped, it does not declare to be mergeable
+    task classification on toy, gradients: skipped, its head has no parameters
+    task classification on pocket, gradients: skipped, its head has no parameters
     task referring-segmentation on toy, gradients: skipped, task `referring-segmentation`: `words` must lie between 3 and 12, the backbone's longest sentence; got 17
     task referring-segmentation on toy, saved and loaded: skipped, task `referring-segmentation`: `words` must lie between 3 and 12, the backbone's longest sentence; got 17
+    task retrieval on toy, gradients: skipped, its head has no parameters
+    task retrieval on pocket, gradients: skipped, its head has no parameters
     ");
 }

@@ -46,6 +46,8 @@ fn list_names_every_plugin_and_describe_tells_of_each() {
         "lora",
         "unfreeze",
         "referring-segmentation",
+        "classification",
+        "retrieval",
     ] {
         assert!(names.contains(&name), "{names:?}");
     }
@@ -60,7 +62,10 @@ fn list_names_every_plugin_and_describe_tells_of_each() {
         }
     }
     let only = twinspan!("list", "tasks").results();
-    has(&only, &["referring-segmentation"]);
+    has(
+        &only,
+        &["classification", "referring-segmentation", "retrieval"],
+    );
     assert!(!only.contains("bridger"));
     let message = twinspan!("describe", "brigder").error(2);
     has(&message, &["`brigder`", "did you mean `bridger`", "clip"]);

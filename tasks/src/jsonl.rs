@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::mask::check_polygons;
@@ -52,10 +53,12 @@ pub enum RecordsError {
         reason: String,
     },
     /// The data file has no line but blank ones.
-    #[error("{}: has no lines; each is one JSON object such as {EXAMPLE}", file.display())]
+    #[error("{}: has no lines; each is one JSON object such as {example}", file.display())]
     Empty {
         /// The data file.
         file: PathBuf,
+        /// A line as it could be.
+        example: &'static str,
     },
     /// Pictures or masks that the lines name do not exist.
     #[error("{}: names {} that do not exist: {}", file.display(), files(missing.len()), names(missing))]
@@ -93,15 +96,19 @@ impl Records {
     /// All of [`RecordsError`] but [`Unwritable`](RecordsError::Unwritable).
     pub fn open(path: impl AsRef<Path>) -> Result<Self, RecordsError> {
         let file = path.as_ref();
-        let bytes = std::fs::read(file).map_err(|reason| RecordsError::Unreadable {
-            file: file.into(),
-            reason,
-        })?;
-        let (records, lines) = parse(file, &bytes)?;
-        find_missing(file, &records, &lines)?;
+        let records = parse(file, &read(file)?)?;
+        let named = records.iter().flat_map(|(line, record)| {
+            let mask = match &record.region {
+                Region::Mask(path) => Some(path.as_path()),
+                Region::Polygons(_) | Region::RunLengths(_) => None,
+            };
+            let paths = std::iter::once(record.image.as_path()).chain(mask);
+            paths.map(|path| (path, *line))
+        });
+        find_missing(file, named)?;
         Ok(Self {
             file: file.into(),
-            records,
+            records: records.into_iter().map(|(_, record)| record).collect(),
             notes: Vec::new(),
         })
     }
@@ -123,12 +130,31 @@ struct Line {
     split: String,
 }
 
-fn default_split() -> String {
+pub(crate) fn default_split() -> String {
     DEFAULT_SPLIT.into()
 }
 
-/// The records in `bytes`, and each one's line number.
-fn parse(file: &Path, bytes: &[u8]) -> Result<(Vec<Record>, Vec<usize>), RecordsError> {
+/// The bytes of a data file.
+pub(crate) fn read(file: &Path) -> Result<Vec<u8>, RecordsError> {
+    std::fs::read(file).map_err(|reason| RecordsError::Unreadable {
+        file: file.into(),
+        reason,
+    })
+}
+
+/// The records in `bytes`, each with its line number.
+fn parse(file: &Path, bytes: &[u8]) -> Result<Vec<(usize, Record)>, RecordsError> {
+    lines(file, bytes, EXAMPLE, parse_line)
+}
+
+/// What `parse` makes of the lines of `bytes` that are not blank, given the file's folder, each
+/// with its number.
+pub(crate) fn lines<T>(
+    file: &Path,
+    bytes: &[u8],
+    example: &'static str,
+    parse: impl Fn(&Path, &str) -> Result<T, String>,
+) -> Result<Vec<(usize, T)>, RecordsError> {
     let wrong = |line: usize, reason: String| RecordsError::Line {
         file: file.into(),
         line,
@@ -144,55 +170,77 @@ fn parse(file: &Path, bytes: &[u8]) -> Result<(Vec<Record>, Vec<usize>), Records
     })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let folder = file.parent().unwrap_or(Path::new(""));
-    let mut records = Vec::new();
-    let mut lines = Vec::new();
+    let mut made = Vec::new();
     for (index, line) in text.lines().enumerate() {
         if line.trim().is_empty() {
             continue;
         }
-        records.push(parse_line(folder, line).map_err(|reason| wrong(index + 1, reason))?);
-        lines.push(index + 1);
+        let one = parse(folder, line).map_err(|reason| wrong(index + 1, reason))?;
+        made.push((index + 1, one));
     }
-    if records.is_empty() {
-        return Err(RecordsError::Empty { file: file.into() });
+    if made.is_empty() {
+        return Err(RecordsError::Empty {
+            file: file.into(),
+            example,
+        });
     }
-    Ok((records, lines))
+    Ok(made)
+}
+
+/// The object of a line.
+pub(crate) fn object<T: DeserializeOwned>(text: &str, example: &str) -> Result<T, String> {
+    // serde would take an array too, field by field.
+    if !text.trim_start().starts_with('{') {
+        return Err(format!("each line is one JSON object such as {example}"));
+    }
+    serde_json::from_str(text).map_err(|error| reason(error, example))
 }
 
 fn parse_line(folder: &Path, text: &str) -> Result<Record, String> {
-    // serde would take an array too, field by field.
-    if !text.trim_start().starts_with('{') {
-        return Err(format!("each line is one JSON object such as {EXAMPLE}"));
-    }
-    let mut line: Line = serde_json::from_str(text).map_err(reason)?;
+    let mut line: Line = object(text, EXAMPLE)?;
     let region = region(folder, &mut line)?;
-    if line.image.is_empty() {
-        return Err("`image` is empty".into());
-    }
-    if line.sentences.is_empty() {
-        return Err("`sentences` is empty; give at least one".into());
-    }
-    if let Some(blank) = line.sentences.iter().position(|s| s.text.trim().is_empty()) {
-        return Err(format!("sentence {} is blank", blank + 1));
-    }
-    let kindless = |s: &Sentence| s.kind.as_ref().is_some_and(|kind| kind.trim().is_empty());
-    if let Some(kindless) = line.sentences.iter().position(kindless) {
-        return Err(format!(
-            "sentence {} has a blank `kind`; leave it out",
-            kindless + 1
-        ));
-    }
-    if line.split.is_empty() {
-        return Err(format!(
-            "`split` is empty; leave it out for `{DEFAULT_SPLIT}`"
-        ));
-    }
+    check_image(&line.image)?;
+    check_sentences(&line.sentences)?;
+    check_split(&line.split)?;
     Ok(Record {
         image: folder.join(line.image),
         region,
         sentences: line.sentences,
         split: line.split,
     })
+}
+
+pub(crate) fn check_image(image: &str) -> Result<(), String> {
+    match image.is_empty() {
+        true => Err("`image` is empty".into()),
+        false => Ok(()),
+    }
+}
+
+pub(crate) fn check_sentences(sentences: &[Sentence]) -> Result<(), String> {
+    if sentences.is_empty() {
+        return Err("`sentences` is empty; give at least one".into());
+    }
+    if let Some(blank) = sentences.iter().position(|s| s.text.trim().is_empty()) {
+        return Err(format!("sentence {} is blank", blank + 1));
+    }
+    let kindless = |s: &Sentence| s.kind.as_ref().is_some_and(|kind| kind.trim().is_empty());
+    match sentences.iter().position(kindless) {
+        Some(kindless) => Err(format!(
+            "sentence {} has a blank `kind`; leave it out",
+            kindless + 1
+        )),
+        None => Ok(()),
+    }
+}
+
+pub(crate) fn check_split(split: &str) -> Result<(), String> {
+    match split.is_empty() {
+        true => Err(format!(
+            "`split` is empty; leave it out for `{DEFAULT_SPLIT}`"
+        )),
+        false => Ok(()),
+    }
 }
 
 /// The one region that a line has.
@@ -228,32 +276,30 @@ fn region(folder: &Path, line: &mut Line) -> Result<Region, String> {
 
 /// serde_json's message, with its place said as a column: it was given one
 /// line, so its own line number is always 1.
-fn reason(error: serde_json::Error) -> String {
+fn reason(error: serde_json::Error, example: &str) -> String {
     let said = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());
     let said = said.strip_suffix(&place).unwrap_or(&said);
     if error.is_eof() {
         return format!(
-            "the line ends before its object does; each line is one whole object such as {EXAMPLE}"
+            "the line ends before its object does; each line is one whole object such as {example}"
         );
     }
     format!("{said} (column {})", error.column())
 }
 
-fn find_missing(file: &Path, records: &[Record], lines: &[usize]) -> Result<(), RecordsError> {
+/// Finds that all `named` files exist, each with the line that names it.
+pub(crate) fn find_missing<'a>(
+    file: &Path,
+    named: impl Iterator<Item = (&'a Path, usize)>,
+) -> Result<(), RecordsError> {
     let mut found: BTreeMap<&Path, bool> = BTreeMap::new();
     let mut missing = Vec::new();
-    for (record, &line) in records.iter().zip(lines) {
-        let mask = match &record.region {
-            Region::Mask(path) => Some(path),
-            Region::Polygons(_) | Region::RunLengths(_) => None,
-        };
-        for path in std::iter::once(&record.image).chain(mask) {
-            let known = found.contains_key(path.as_path());
-            let exists = *found.entry(path).or_insert_with(|| path.is_file());
-            if !known && !exists {
-                missing.push((path.clone(), line));
-            }
+    for (path, line) in named {
+        let known = found.contains_key(path);
+        let exists = *found.entry(path).or_insert_with(|| path.is_file());
+        if !known && !exists {
+            missing.push((path.to_path_buf(), line));
         }
     }
     if missing.is_empty() {
@@ -277,12 +323,12 @@ pub fn write(file: impl AsRef<Path>, records: &[Record]) -> Result<(), RecordsEr
         file: file.into(),
         reason,
     };
-    let text = lines(file, records).map_err(unwritable)?;
+    let text = written(file, records).map_err(unwritable)?;
     parse(file, text.as_bytes())?;
     whole_file::write(file, text.as_bytes()).map_err(|error| unwritable(error.to_string()))
 }
 
-fn lines(file: &Path, records: &[Record]) -> Result<String, String> {
+fn written(file: &Path, records: &[Record]) -> Result<String, String> {
     let folder = match file.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

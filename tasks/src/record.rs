@@ -156,20 +156,22 @@ pub struct Records {
 
 /// No record belongs to the split asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}: has no split `{asked}`; its splits are {}", file.display(), counted(splits))]
+#[error("{}: has no split `{asked}`; its splits are {}", file.display(), counted(splits, unit))]
 pub struct NoSuchSplit {
     /// The data file.
     pub file: PathBuf,
     /// The split asked for.
     pub asked: String,
-    /// The splits there are, and how many objects each has.
+    /// The splits there are, and how many examples each has.
     pub splits: BTreeMap<String, usize>,
+    /// What an example is, in the singular: object, picture.
+    pub unit: &'static str,
 }
 
-fn counted(splits: &BTreeMap<String, usize>) -> String {
+fn counted(splits: &BTreeMap<String, usize>, unit: &str) -> String {
     let splits = splits.iter().map(|(name, count)| match count {
-        1 => format!("`{name}` (1 object)"),
-        _ => format!("`{name}` ({count} objects)"),
+        1 => format!("`{name}` (1 {unit})"),
+        _ => format!("`{name}` ({count} {unit}s)"),
     });
     splits.collect::<Vec<_>>().join(", ")
 }
@@ -229,6 +231,7 @@ impl Records {
             file: self.file.clone(),
             asked: asked.into(),
             splits: self.splits(),
+            unit: "object",
         }
     }
 }

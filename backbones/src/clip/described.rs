@@ -161,9 +161,9 @@ const UNKNOWN_OF_TEXT: [&str; 2] = ["ls_init_value", "embed_cls"];
 
 fn plain(tower: &Object, unknown: &[&str]) -> Result<()> {
     let asked = |name: &&&str| {
-        tower
-            .field(name)
-            .is_some_and(|value| *value != Value::Bool(false) && *value != Value::from("learnable"))
+        tower.field(name).is_some_and(|value| {
+            *value != Value::Bool(false) && value.as_str() != Some("learnable")
+        })
     };
     match unknown.iter().find(asked) {
         Some(name) => Err(tower.refused(name, "asks for what CLIPs of this kind do not have")),

@@ -8,7 +8,7 @@ use twinspan::sdk::task::DataSource;
 /// Where data lies.
 #[derive(Args)]
 pub struct DataArgs {
-    /// The data: a JSONL file of {image, mask | polygons | rle, sentences, split}, or a folder of the RefCOCO family with refcoco+/refs(unc).p, refcoco+/instances.json and images/train2014
+    /// The data. Of segmentation and retrieval: a JSONL file of {image, mask | polygons | rle, sentences, split}, or a folder of the RefCOCO family with refcoco+/refs(unc).p, refcoco+/instances.json and images/train2014; retrieval needs no masks. Of classification: a folder with a folder of pictures for each class, in train, val and test or not, or a JSONL file of {image, label, split}
     #[arg(long, value_name = "FILE|FOLDER")]
     data: PathBuf,
     /// The folder's data set, as refcoco+ or refcocog; may be left out where there is one

@@ -13,12 +13,13 @@ pub fn run(args: &EvalArgs) -> Result<(), Failure> {
     if args.batch == 0 {
         return Err(Failure::Usage("--batch must be above 0".into()));
     }
-    let model = Model::open(&args.model)?;
-    let data = model
-        .recipe
-        .task
-        .plugin
-        .open(&args.data.source(), model.kit.clone())?;
+    let source = args.data.source();
+    let model = match (args.model(), &args.recipe) {
+        (Some(model), _) => Model::open(&model)?,
+        (None, Some(recipe)) => Model::start(recipe, &args.set, &source, &args.device)?,
+        (None, None) => return Err(Failure::Usage("name a --model or a --recipe".into())),
+    };
+    let data = model.recipe.task.plugin.open(&source, model.kit.clone())?;
     let mut progress = Progress::new("eval", data.len(&args.split)?);
     let report = evaluate(
         &model.tuned,

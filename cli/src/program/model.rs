@@ -5,7 +5,7 @@ use std::path::Path;
 use candle_core::DType;
 use twinspan::sdk::recipe::{BYTES, Recipe};
 use twinspan::sdk::source::Source;
-use twinspan::sdk::task::Kit;
+use twinspan::sdk::task::{DataSource, Kit};
 use twinspan::sdk::tuned::{Compute, Tuned};
 use twinspan::sdk::{Error, artifact, device, weights};
 
@@ -76,6 +76,29 @@ impl Model {
         let kit = kit(&recipe, &compute)?;
         let base = weights::open_telling(&recipe, &DownloadProgress::default())?;
         let tuned = artifact::open_on(&args.model, &recipe, base, compute)?;
+        Ok(Self { recipe, tuned, kit })
+    }
+
+    /// The model that a recipe makes, fitted to data, before any training.
+    pub fn start(
+        recipe: &Path,
+        settings: &[String],
+        source: &DataSource,
+        device: &str,
+    ) -> Result<Self, Failure> {
+        let downloads = DownloadProgress::default();
+        let mut recipe = Recipe::open_with(recipe, settings)?;
+        recipe = weights::described(&recipe, &downloads)?;
+        recipe.task = recipe.task.fitted(source)?;
+        let compute = compute(device)?;
+        let kit = kit(&recipe, &compute)?;
+        let data = recipe.task.plugin.open(source, kit.clone())?;
+        let mut tuned = Tuned::new(
+            &recipe,
+            weights::open_telling(&recipe, &downloads)?,
+            compute,
+        )?;
+        tuned.prepare(Some(kit.tokenizer.as_ref()), Some(data.as_ref()))?;
         Ok(Self { recipe, tuned, kit })
     }
 }

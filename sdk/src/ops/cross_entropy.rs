@@ -34,7 +34,7 @@ fn kernel<T: Real>(logits: &Tensor, right: &[u32]) -> Result<Tensor> {
                 *dx = share * y;
             }
             for (row, &right) in dx.chunks_exact_mut(width).zip(&right) {
-                row[right as usize] = row[right as usize] - share;
+                row[right as usize] -= share;
             }
         });
         Ok([shaped(dx, &x)?])

@@ -209,8 +209,12 @@ pub fn of_backbone(backbone: &Configured<dyn Backbone>) -> Vec<Verdict> {
 /// The laws of a task's head on a backbone with random weights. They need no data of the task:
 /// the sum of squares of its logits stands for its loss.
 pub fn of_task(task: &Configured<dyn Task>, backbone: &Configured<dyn Backbone>) -> Vec<Verdict> {
-    let choices = [Law::Gradients, Law::Saved].map(|law| (law, Choice::Put));
     let trial = Trial::of_task(task, backbone);
+    let gradients = match &trial {
+        Ok(trial) if !trial.trains() => Choice::Skip("its head has no parameters".into()),
+        _ => Choice::Put,
+    };
+    let choices = [(Law::Gradients, gradients), (Law::Saved, Choice::Put)];
     judged("task", task.name, backbone.name, choices, trial)
 }
 

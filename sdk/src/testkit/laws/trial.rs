@@ -67,6 +67,8 @@ pub(super) struct Trial {
     batch: Batch,
     /// Whether the task has a loss without data.
     lossy: bool,
+    /// Whether anything trains.
+    trains: bool,
 }
 
 impl Trial {
@@ -102,7 +104,7 @@ impl Trial {
     }
 
     fn of(recipe: Recipe, lossy: bool) -> Result<Self> {
-        plan(&recipe)?;
+        let planned = plan(&recipe)?;
         let backbone = recipe.backbone.plugin.as_ref();
         let topology = backbone.topology()?;
         let tokenizer = backbone.tokenizer(None)?;
@@ -132,7 +134,13 @@ impl Trial {
             tokenizer,
             batch,
             lossy,
+            trains: planned.adapter_parameters + planned.head_parameters > 0,
         })
+    }
+
+    /// Whether there is anything to train.
+    pub fn trains(&self) -> bool {
+        self.trains
     }
 
     /// What breaks a law, if anything does.
