@@ -13,6 +13,7 @@ use crate::sdk::hub::Progress;
 use crate::sdk::parameter::Params;
 use crate::sdk::pass::Pass;
 use crate::sdk::plugin::{Opt, Plugin};
+use crate::sdk::preparation::Preparation;
 use crate::sdk::recipe::{Recipe, TrainOptions, WeightsChoice};
 use crate::sdk::registry::Configured;
 use crate::sdk::site::{At, Tap, Tower};
@@ -72,8 +73,7 @@ impl Encoder {
     /// There is no such backbone and there are no such weights; nothing says what the weights are
     /// of ([`from_toml`](Self::from_toml) then takes backbone and preset).
     pub fn open(what: &str) -> Result<Self> {
-        let recipe = named::recipe(what, toml::Table::new(), &())?;
-        Self::from_recipe(&recipe, Compute::default(), &())
+        Self::open_with(what, toml::Table::new(), Compute::default(), &())
     }
 
     /// The same with options of the backbone, among them perhaps `use`, `weights` aside; computed
@@ -88,7 +88,7 @@ impl Encoder {
         progress: &dyn Progress,
     ) -> Result<Self> {
         let recipe = named::recipe(what, options, progress)?;
-        Self::from_recipe(&recipe, compute, progress)
+        Self::from_recipe(&looking(recipe)?, compute, progress)
     }
 
     /// A frozen backbone from the text of a recipe's `[backbone]` table: `use`, `weights`,
@@ -102,7 +102,7 @@ impl Encoder {
             message: e.message().to_string(),
         })?;
         let recipe = weights::described(&named::of_backbone(backbone)?, &())?;
-        Self::from_recipe(&recipe, Compute::default(), &())
+        Self::from_recipe(&looking(recipe)?, Compute::default(), &())
     }
 
     /// A frozen backbone made in code.
@@ -164,10 +164,35 @@ impl Encoder {
     /// There is no sentence; an adapter makes sentences depend on pictures.
     pub fn encode_text(&self, sentences: &[&str]) -> Result<Tensor> {
         let inputs = Inputs {
-            tokens: Some(self.sentences(sentences)?),
+            tokens: Some(self.tokens(sentences)?),
             ..Inputs::default()
         };
         Ok(self.walk(Tap::text(At::Pooled), &inputs)?.data.detach())
+    }
+
+    /// The similarity of every picture with every sentence, `[pictures, sentences]`, as the model
+    /// was trained with it: scaled, and with its bias where it has one. Among all sentences their
+    /// softmax, or of each pair for itself the sigmoid
+    /// ([`Contrast`](crate::sdk::topology::Contrast)), is a probability.
+    ///
+    /// # Errors
+    /// There is no picture or no sentence, or a picture is empty.
+    pub fn similarities(&self, pictures: &[RgbImage], sentences: &[&str]) -> Result<Tensor> {
+        let pairs = |picture: u32| (0..sentences.len() as u32).map(move |s| (picture, s));
+        let inputs = Inputs {
+            images: Some(self.pictures(pictures)?),
+            tokens: Some(self.tokens(sentences)?),
+            pairs: (0..pictures.len() as u32).flat_map(pairs).collect(),
+        };
+        Ok(self.walk(Tap::vision(At::Logits), &inputs)?.data.detach())
+    }
+
+    /// What identifies the frozen weights; see [`Base::digest`](crate::sdk::base::Base::digest).
+    ///
+    /// # Errors
+    /// The weights cannot be read.
+    pub fn digest(&self) -> Result<&str> {
+        Ok(self.tuned.base.digest()?)
     }
 
     /// The streams after the blocks that `indices` name. A tower none of them needs does not run,
@@ -192,7 +217,7 @@ impl Encoder {
             inputs.images = Some(self.pictures(pictures)?);
         }
         if !sentences.is_empty() {
-            inputs.tokens = Some(self.sentences(sentences)?);
+            inputs.tokens = Some(self.tokens(sentences)?);
         }
         let both = inputs.images.is_some() && inputs.tokens.is_some();
         if both && !route.crossing().is_empty() {
@@ -214,6 +239,16 @@ impl Encoder {
             vision: streams,
             text,
         })
+    }
+
+    /// The model itself.
+    pub fn tuned(&self) -> &Tuned {
+        &self.tuned
+    }
+
+    /// How pictures are prepared for it.
+    pub fn preparation(&self) -> &Preparation {
+        &self.kit.preparation
     }
 
     /// What the backbone is made of: its blocks, stages and widths.
@@ -256,8 +291,11 @@ impl Encoder {
             .to_device(&self.kit.device)?)
     }
 
-    /// `u32 [B, L]`.
-    fn sentences(&self, sentences: &[&str]) -> Result<Tensor> {
+    /// Sentences as ids `u32 [B, L]`, as long as the backbone's context.
+    ///
+    /// # Errors
+    /// There is no sentence.
+    pub fn tokens(&self, sentences: &[&str]) -> Result<Tensor> {
         if sentences.is_empty() {
             return Err(Error::NothingGiven { tower: Tower::Text });
         }
@@ -282,6 +320,12 @@ pub(crate) fn kit(recipe: &Recipe, compute: &Compute) -> Result<Kit> {
         dtype: compute.dtype,
         device: compute.device.clone(),
     })
+}
+
+/// The same recipe for who only looks.
+fn looking(recipe: Recipe) -> Result<Recipe> {
+    let task = Configured::<dyn Task>::of(Looking {})?;
+    Ok(Recipe { task, ..recipe })
 }
 
 /// The task of who only looks: everything is read, and nothing is trained.

@@ -24,7 +24,7 @@ pub use twinspan_tasks as tasks;
 mod encoder;
 pub mod etris;
 mod model;
-mod named;
+pub mod named;
 pub mod scenes;
 
 pub use encoder::{Encoder, Indices, Intermediates};

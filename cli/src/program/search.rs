@@ -1,0 +1,133 @@
+//! `twinspan search`: the pictures that a sentence describes best.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::Tensor;
+use image::{Rgb, RgbImage, imageops};
+use serde::Serialize;
+use twinspan::tasks::picture;
+
+use super::SearchArgs;
+use super::embed::Embedded;
+use super::failure::{Failure, print, print_json};
+use super::look::{self, Looker, pictures_in, unit};
+
+/// Side of a picture on the sheet, and the gap around it, in pixels.
+const SIDE: u32 = 160;
+const GAP: u32 = 6;
+/// Pictures side by side, whatever is asked for.
+const MOST_COLUMNS: usize = 20;
+
+#[derive(Serialize)]
+struct Row {
+    sentence: String,
+    /// The best first.
+    found: Vec<Found>,
+}
+
+#[derive(Serialize)]
+struct Found {
+    image: String,
+    /// The cosine of the two vectors.
+    similarity: f32,
+}
+
+pub fn run(args: &SearchArgs) -> Result<(), Failure> {
+    let paths = args.images.as_deref().map(pictures_in).transpose()?;
+    let looker = Looker::open(&args.look)?;
+    let (pictures, names) = match (&args.index, paths) {
+        (Some(index), _) => {
+            let index = Embedded::open(index, &looker)?;
+            (index.vectors, index.names)
+        }
+        (None, paths) => {
+            let paths = paths.unwrap_or_default();
+            let (vectors, opened) = looker.vectors(&paths)?;
+            let names = opened.into_iter().map(|i| paths[i].display().to_string());
+            (vectors, names.collect())
+        }
+    };
+    let texts: Vec<&str> = args.text.iter().map(String::as_str).collect();
+    let sentences = looker.encode_text(&texts)?;
+    let rows = rank(&pictures, &sentences, &names, args)?;
+    if let Some(file) = &args.sheet {
+        picture::save_picture(file, &sheet(&rows)?)?;
+    }
+    if args.json {
+        return print_json(&rows);
+    }
+    for row in &rows {
+        if rows.len() > 1 {
+            print(&row.sentence)?;
+        }
+        for (place, found) in row.found.iter().enumerate() {
+            print(&format!(
+                "{:3}  {:.4}  {}",
+                place + 1,
+                found.similarity,
+                found.image
+            ))?;
+        }
+    }
+    Ok(())
+}
+
+/// The best of `names` for every sentence; of equals the first.
+fn rank(
+    pictures: &Tensor,
+    sentences: &Tensor,
+    names: &[String],
+    args: &SearchArgs,
+) -> Result<Vec<Row>, Failure> {
+    let sentences = sentences.to_device(pictures.device())?;
+    let products = unit(&sentences)?.matmul(&unit(pictures)?.t()?)?;
+    let products: Vec<Vec<f32>> = products.to_vec2()?;
+    let rows = args.text.iter().zip(products).map(|(sentence, products)| {
+        let mut order: Vec<usize> = (0..names.len()).collect();
+        order.sort_by(|a, b| products[*b].total_cmp(&products[*a]));
+        order.truncate(args.top as usize);
+        Row {
+            sentence: sentence.clone(),
+            found: order
+                .into_iter()
+                .map(|i| Found {
+                    image: names[i].clone(),
+                    similarity: products[i],
+                })
+                .collect(),
+        }
+    });
+    Ok(rows.collect())
+}
+
+/// The pictures found, a row for each sentence.
+fn sheet(rows: &[Row]) -> Result<RgbImage, Failure> {
+    let columns = rows
+        .iter()
+        .map(|row| row.found.len().min(MOST_COLUMNS))
+        .max()
+        .unwrap_or(0);
+    let step = SIDE + GAP;
+    let size = |count: usize| GAP + step * count as u32;
+    let mut sheet = RgbImage::from_pixel(size(columns), size(rows.len()), Rgb([255; 3]));
+    for (y, row) in rows.iter().enumerate() {
+        for (x, found) in row.found.iter().take(MOST_COLUMNS).enumerate() {
+            let paths: [PathBuf; 1] = [Path::new(&found.image).into()];
+            for picture in look::open_all(&paths)? {
+                let small = image::DynamicImage::from(picture)
+                    .thumbnail(SIDE, SIDE)
+                    .into_rgb8();
+                let middle = |length: u32| i64::from((SIDE - length.min(SIDE)) / 2);
+                let (left, top) = (size(x), size(y));
+                let (dx, dy) = (middle(small.width()), middle(small.height()));
+                imageops::replace(
+                    &mut sheet,
+                    &small,
+                    i64::from(left) + dx,
+                    i64::from(top) + dy,
+                );
+            }
+        }
+    }
+    Ok(sheet)
+}
