@@ -11,7 +11,7 @@ use crate::sdk::hub::{Hub, Progress};
 use crate::sdk::plugin::Plugin;
 use crate::sdk::recipe::Recipe;
 use crate::sdk::registry::{self, BackboneEntry};
-use crate::sdk::source::Source;
+use crate::sdk::source::{Source, SourceError};
 use crate::sdk::{Error, Result, weights};
 use crate::tasks::referring_segmentation::ReferringSegmentation;
 
@@ -28,7 +28,7 @@ pub fn recipe(what: &str, mut options: Table, progress: &dyn Progress) -> Result
         options.insert("use".into(), what.into());
         return of_backbone(options);
     }
-    let source = Source::parse(what, Path::new("")).map_err(|error| nowhere(error, &known))?;
+    let source = Source::parse(what, Path::new("")).or_else(|error| Err(nowhere(error)?))?;
     if !options.contains_key("use") {
         let description = source.description(Hub::of_process(), progress)?;
         let found = weights::backbones(&description)?;
@@ -50,11 +50,19 @@ pub(crate) fn of_backbone(backbone: Table) -> Result<Recipe> {
     Recipe::from_table(Table::from_iter(table), "[backbone]")
 }
 
-fn nowhere(error: crate::sdk::source::SourceError, known: &[&str]) -> Error {
-    Error::wrong_use(format!(
-        "{error}; or the name of a backbone with weights built in, of {}",
-        known.join(", ")
-    ))
+/// What else a name that names nothing could have been.
+fn nowhere(error: SourceError) -> Result<Error> {
+    let mut built_in = Vec::new();
+    for name in registry::names::<BackboneEntry>()? {
+        let backbone = registry::configured::<BackboneEntry>(name, Table::new())?;
+        if backbone.plugin.embedded().is_some() {
+            built_in.push(name);
+        }
+    }
+    Ok(Error::wrong_use(format!(
+        "{error}; or, for weights that are built in, {}",
+        built_in.join(", ")
+    )))
 }
 
 fn unknown(what: &str, known: &[&str]) -> Error {
