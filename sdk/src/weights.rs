@@ -60,13 +60,15 @@ pub fn open_telling(recipe: &Recipe, progress: &dyn Progress) -> Result<Base> {
     )
 }
 
-/// What the files beside a recipe's weights say of them; empty where the weights are from none.
-/// The weights themselves are neither read nor downloaded.
+/// What the files beside a recipe's weights say of them; empty where the weights are from none, or
+/// from a path that is not there yet. The weights themselves are neither read nor downloaded.
 ///
 /// # Errors
-/// The place that is named is not there, or a file there is no JSON.
+/// The model is not on the hub, or a file is no JSON.
 pub fn description(recipe: &Recipe, progress: &dyn Progress) -> Result<Description> {
     match recipe.weights.source()? {
+        // A plan is made before the weights are there; opening them says that they are not.
+        Some(Source::Path(path)) if !path.exists() => Ok(Description::default()),
         Some(source) => Ok(source.description(Hub::of_process(), progress)?),
         None => Ok(Description::default()),
     }
