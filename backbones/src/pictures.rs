@@ -39,7 +39,7 @@ impl Pictures {
         "pictures",
         "table {mean, std, resampling, fit}",
         "how pictures are prepared, where it differs from what the files beside the weights or the family say: mean and std by channel, \
-         resampling = \"bicubic\" or \"bilinear\", fit = \"crop\", \"squash\" or \"letterbox\"; \
+         resampling = \"bicubic\" or \"bilinear\", fit = \"crop\", \"crop-first\" (as transformers round), \"squash\" or \"letterbox\"; \
          segmentation always takes the whole picture, as with \"letterbox\"",
     );
 
@@ -118,7 +118,7 @@ fn transformers(file: &Value) -> Result<Pictures> {
             }
         },
         fit: match (crops, file.get("size")) {
-            (true, _) => Some(Fit::Crop),
+            (true, _) => Some(Fit::CropFirst),
             (false, Some(size)) if size.get("height").is_some() => Some(Fit::Squash),
             _ => None,
         },

@@ -44,8 +44,12 @@ pub enum Fit {
     /// The whole picture in the middle of a square of the mean colour, as ETRIS does.
     #[default]
     Letterbox,
-    /// The shorter side resized to the square's, the middle cut out: CLIP.
+    /// The shorter side resized to the square's, the middle cut out, half a pixel going to the
+    /// even side: OpenAI's code and open_clip, by torchvision.
     Crop,
+    /// The same with half a pixel going to the first side: transformers. One pixel of shift where
+    /// the rest is 3 of 4.
+    CropFirst,
     /// Both sides resized to the square's: SigLIP.
     Squash,
 }

@@ -25,7 +25,8 @@ impl From<&Preparation> for Normalisation {
 ///
 /// [`Fit::Crop`] is torchvision's `Resize(S)` and `CenterCrop(S)` on a Pillow
 /// picture, as CLIP and open_clip prepare theirs: the longer side becomes
-/// `int(S * long / short)`, and half a pixel of the cut goes to the even side.
+/// `int(S * long / short)`, and half a pixel of the cut goes to the even side;
+/// with [`Fit::CropFirst`] to the first, as in transformers.
 /// [`Fit::Squash`] is `Resize((S, S))`. Both give Pillow's bytes.
 /// [`Fit::Letterbox`] samples as ETRIS does, whatever the resampling.
 ///
@@ -38,9 +39,16 @@ pub fn prepare(preparation: &Preparation, picture: &RgbImage) -> Result<Vec<f32>
     let letterbox = Letterbox::new(size, width, height)?;
     let (columns, rows) = match preparation.fit {
         Fit::Letterbox => return letterbox.picture(picture, &normalisation),
-        Fit::Crop => {
+        Fit::Crop | Fit::CropFirst => {
             let short = width.min(height);
-            (middle(size, width, short), middle(size, height, short))
+            let half: fn(f64) -> f64 = match preparation.fit {
+                Fit::CropFirst => f64::floor,
+                _ => f64::round_ties_even,
+            };
+            (
+                middle(size, width, short, half),
+                middle(size, height, short, half),
+            )
         }
         Fit::Squash => (whole(size), whole(size)),
     };
@@ -57,14 +65,14 @@ fn whole(size: usize) -> Side {
 }
 
 /// A side of `length` pixels, resized so that `short` pixels become `size`, and the `size` of
-/// these in its middle.
-fn middle(size: usize, length: usize, short: usize) -> Side {
+/// these in its middle, by `half` of what is left.
+fn middle(size: usize, length: usize, short: usize, half: fn(f64) -> f64) -> Side {
     let to = size as u64 * length as u64;
     let to = (to as f64 / short as f64) as u64;
     let spare = to.saturating_sub(size as u64);
     Side {
         to,
-        first: (spare as f64 / 2.0).round_ties_even() as u64,
+        first: half(spare as f64 / 2.0) as u64,
         kept: size,
     }
 }

@@ -5,7 +5,7 @@ use twinspan_backbones::clip::{Clip, Preset};
 use twinspan_backbones::siglip::{self, Siglip};
 use twinspan_sdk::backbone::Backbone;
 use twinspan_sdk::plugin::Plugin;
-use twinspan_sdk::preparation::{Fit, Resampling};
+use twinspan_sdk::preparation::{Fit, Preparation, Resampling};
 use twinspan_sdk::source::Description;
 use twinspan_sdk::topology::Contrast;
 
@@ -52,8 +52,11 @@ fn transformers_describes_a_clip() {
     let clip = filled(&Clip::default(), &description);
     let preset = Clip::preset(Preset::VitL14At336);
     assert_eq!(clip.topology().unwrap(), preset.topology().unwrap());
-    assert_eq!(clip.preparation(), preset.preparation());
-    assert_eq!(clip.preparation().fit, Fit::Crop);
+    let preparation = Preparation {
+        fit: Fit::CropFirst,
+        ..preset.preparation()
+    };
+    assert_eq!(clip.preparation(), preparation);
 }
 
 #[test]
