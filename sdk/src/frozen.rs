@@ -137,7 +137,7 @@ impl Frozen {
     /// stored, if they can be read there; else from a copy that is made once and kept.
     ///
     /// # Errors
-    /// They cannot be brought to the CPU, or are of no type that products read.
+    /// They cannot be brought to the CPU, or have no room there.
     pub(crate) fn with_elements<R>(&self, f: impl FnOnce(Elements<'_>) -> R) -> Result<R> {
         if let Some(elements) = self.in_place() {
             return Ok(f(elements));
@@ -150,13 +150,13 @@ impl Frozen {
                 return Ok(f(elements));
             }
         }
-        Ok(f(self.held()?.elements()))
+        Ok(f(self.held()?.elements()?))
     }
 
     /// The elements as they lie in the file, where products can read them there.
     fn in_place(&self) -> Option<Elements<'_>> {
         match self.0.rounded {
-            None => Elements::of_bytes(self.bytes()?, self.0.dtype),
+            None => Elements::of_file(self.bytes()?, self.0.dtype),
             Some(_) => None,
         }
     }
@@ -171,8 +171,11 @@ impl Frozen {
             (Some(to), _) | (None, to @ (DType::F16 | DType::BF16)) => to,
             (None, _) => DType::F32,
         };
-        let bytes = self.bytes();
-        let held = match bytes.and_then(|bytes| Held::rounded(bytes, self.0.dtype, to)) {
+        let rounded = match self.bytes() {
+            Some(bytes) => Held::rounded(bytes, self.0.dtype, to)?,
+            None => None,
+        };
+        let held = match rounded {
             Some(held) => held,
             None => Held::of(&self.convert(to, &Device::Cpu)?)?,
         };
@@ -185,7 +188,7 @@ impl Frozen {
     /// first product takes no longer than the second.
     ///
     /// # Errors
-    /// They cannot be brought to the CPU, or are of no type that products read.
+    /// They cannot be brought to the CPU, or have no room there.
     pub fn warm(&self) -> Result<()> {
         self.with_elements(|elements| elements.touch())
     }
