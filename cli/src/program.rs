@@ -457,6 +457,8 @@ enum BenchWhat {
         #[arg(long)]
         json: bool,
     },
+    /// Measure how soon, and in how much memory, the weights of a CLIP are ready
+    Base(bench::BaseArgs),
 }
 
 impl Program {
@@ -486,7 +488,10 @@ impl Program {
             } => import::run(&args),
             Command::Bench {
                 what: BenchWhat::Ops { filter, json },
-            } => bench::run(filter.as_deref(), json),
+            } => bench::run_ops(filter.as_deref(), json),
+            Command::Bench {
+                what: BenchWhat::Base(args),
+            } => bench::run_base(&args),
         }
     }
 }

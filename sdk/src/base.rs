@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::frozen::Frozen;
@@ -24,7 +24,8 @@ struct Inner {
     tensors: BTreeMap<String, Frozen>,
     /// The file beside which the digest is cached.
     file: Option<PathBuf>,
-    digest: OnceLock<String>,
+    /// Of the stored values: shared between precisions.
+    digest: Arc<OnceLock<String>>,
 }
 
 impl Base {
@@ -65,7 +66,22 @@ impl Base {
         Self(Arc::new(Inner {
             tensors,
             file,
-            digest: OnceLock::new(),
+            digest: Arc::default(),
+        }))
+    }
+
+    /// The same base with its values rounded to `precision` (`f32`, `f16` or `bf16`) and held in
+    /// it, which for the halves takes half the memory. Nothing is read yet, and the digest stays:
+    /// it is of the stored values.
+    #[must_use]
+    pub fn in_precision(&self, precision: DType) -> Self {
+        let tensors = self.0.tensors.iter();
+        Self(Arc::new(Inner {
+            tensors: tensors
+                .map(|(name, tensor)| (name.clone(), tensor.in_precision(precision)))
+                .collect(),
+            file: self.0.file.clone(),
+            digest: self.0.digest.clone(),
         }))
     }
 
@@ -94,7 +110,7 @@ impl Base {
         self.0.file.as_deref()
     }
 
-    /// What identifies the values: 64 hexadecimal digits, computed once.
+    /// What identifies the stored values: 64 hexadecimal digits, computed once.
     ///
     /// SHA-256 over the tensors in order of their names: each name, shape, and the SHA-256 of
     /// the values as little-endian `f32`. Equal values give equal digests whatever file, layout

@@ -258,14 +258,26 @@ impl Operator for Embedding {
     fn product(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
         let (b, l) = x.dims2()?;
         let ids: Vec<u32> = x.flatten_all()?.to_vec1()?;
-        let weight = self.weight.tensor(pass)?;
-        let (vocabulary, width) = weight.dims2()?;
+        let &[vocabulary, width] = self.weight.dims() else {
+            return Err(crate::Error::wrong_use(format!(
+                "a table of shape {:?} has no rows of words",
+                self.weight.dims()
+            )));
+        };
         if let Some(id) = ids.iter().find(|id| **id as usize >= vocabulary) {
             return Err(crate::Error::plugin(format!(
                 "token id {id} is outside of the backbone's vocabulary of {vocabulary}: is the tokenizer the backbone's?"
             )));
         }
-        Ok(ops::select(&weight, &ids)?.reshape((b, l, width))?)
+        let rows = match &self.weight {
+            Parameter::Frozen {
+                weight,
+                dtype,
+                device,
+            } => weight.gather(&ids, *dtype, device)?,
+            weight => ops::select(&weight.tensor(pass)?, &ids)?,
+        };
+        Ok(rows.reshape((b, l, width))?)
     }
 
     fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {

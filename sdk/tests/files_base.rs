@@ -140,6 +140,37 @@ fn the_digest_is_cached_beside_the_file_and_not_trusted_when_stale() {
 }
 
 #[test]
+fn the_digest_is_of_what_is_stored_whatever_the_precision() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("w.safetensors");
+    // In halves these are others: bf16 has 8 bits.
+    let third = |(name, tensor): (String, Tensor)| (name, (tensor / 3.).unwrap());
+    save(&path, &tensors(DType::F32).into_iter().map(third).collect());
+    let base = Base::open_with_cache(&path, all).unwrap();
+    for precision in [DType::BF16, DType::F16, DType::F32] {
+        let rounded = base.in_precision(precision);
+        let fresh = Base::open_with_cache(&path, all).unwrap();
+        let fresh = fresh.in_precision(precision);
+        let values = |base: &Base| {
+            let matrix = base.get("matrix").unwrap();
+            let dense = matrix.tensor(DType::F32, &Device::Cpu).unwrap();
+            dense.to_vec2::<f32>().unwrap()
+        };
+        assert_eq!(values(&rounded) == values(&base), precision == DType::F32);
+        assert_eq!(rounded.file(), Some(path.as_path()));
+        let in_memory = |base: &Base| {
+            let tensors = base
+                .names()
+                .map(|n| (n.into(), base.get(n).unwrap().clone()));
+            Base::from_frozen(tensors.collect())
+        };
+        let digest = in_memory(&fresh).digest().unwrap().to_string();
+        assert_eq!(digest, rounded.digest().unwrap());
+        assert_eq!(digest, base.digest().unwrap());
+    }
+}
+
+#[test]
 fn a_cache_that_cannot_be_written_is_no_error() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("w.safetensors");

@@ -64,6 +64,9 @@ fn linear_frozen_from_memory_and_from_a_file() {
     for x in half.flatten_all().unwrap().to_vec1::<half::f16>().unwrap() {
         bytes.extend(x.to_le_bytes());
     }
+    // Once more each, where no element can be read in place.
+    let odd = bytes.len() + 1;
+    bytes.extend_from_within(63..);
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&bytes).unwrap();
     // SAFETY: the file is anonymous: nobody else can shorten it.
@@ -72,9 +75,15 @@ fn linear_frozen_from_memory_and_from_a_file() {
     let weights = [
         Frozen::dense(&w),
         Frozen::mapped(map.clone(), 64, DType::F32, (n, k)).unwrap(),
-        Frozen::mapped(map, second, DType::F16, (n, k)).unwrap(),
+        Frozen::mapped(map.clone(), second, DType::F16, (n, k)).unwrap(),
+        Frozen::mapped(map.clone(), odd, DType::F32, (n, k)).unwrap(),
+        Frozen::mapped(map, odd + second - 64, DType::F16, (n, k)).unwrap(),
+        Frozen::dense(&half),
+        Frozen::dense(&w.to_dtype(DType::F64).unwrap()),
+        Frozen::dense(&w.t().unwrap().contiguous().unwrap().t().unwrap()),
     ];
-    for weight in &weights {
+    let rounded = weights.each_ref().map(|w| w.in_precision(DType::F16));
+    for weight in weights.iter().chain(&rounded) {
         let x = Var::from_tensor(&x).unwrap();
         let y = ops::linear_frozen(&x, weight, Some(&b)).unwrap();
         assert_close("frozen", &y, &expected, SINGLE);

@@ -1,10 +1,18 @@
-//! `twinspan bench ops`: how fast the operations are here.
+//! `twinspan bench`: how fast the operations are here, and how soon and in how much memory a
+//! frozen base is ready.
+//!
+//! Owns the table of the operations; the base's measurement is in `base.rs`.
+
+mod base;
 
 use twinspan::sdk::ops::bench;
 
+pub use base::BaseArgs;
+pub use base::run as run_base;
+
 use super::failure::{Failure, print, print_json};
 
-pub fn run(filter: Option<&str>, json: bool) -> Result<(), Failure> {
+pub fn run_ops(filter: Option<&str>, json: bool) -> Result<(), Failure> {
     let timings = bench::run(filter, &mut |what| eprintln!("{what}"))?;
     if timings.is_empty() {
         return Err(Failure::Usage(format!(

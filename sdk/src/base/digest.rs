@@ -69,7 +69,7 @@ fn hash_values(tensor: &Frozen, ranges: &[Range<usize>]) -> Result<[u8; 32]> {
     let mut hasher = Sha256::new();
     let dense = match tensor.bytes() {
         Some(_) => None,
-        None => Some(tensor.tensor(tensor.dtype(), &Device::Cpu)?.flatten_all()?),
+        None => Some(tensor.stored()?.to_device(&Device::Cpu)?.flatten_all()?),
     };
     let mut buffer = Vec::new();
     for range in ranges {
@@ -95,6 +95,7 @@ fn hash_values(tensor: &Frozen, ranges: &[Range<usize>]) -> Result<[u8; 32]> {
             buffer.clear();
         }
     }
+    tensor.release();
     Ok(hasher.finalize().into())
 }
 

@@ -110,15 +110,6 @@ fn kernel<T: Real>(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor>
     })
 }
 
-/// The elements of a frozen weight: in its file where they can be read there, else dense.
-fn with_weight<T: Real, R>(w: &Frozen, f: impl FnOnce(&[T]) -> R) -> Result<R> {
-    if let Some(in_place) = T::in_place(w) {
-        return Ok(f(in_place));
-    }
-    let dense = w.tensor(T::DTYPE, &candle_core::Device::Cpu)?;
-    Ok(f(&view::<T>(&dense)?))
-}
-
 fn frozen_kernel<T: Real>(x: &Tensor, w: &Frozen, b: Option<&Tensor>) -> Result<Tensor> {
     let (n, k) = w.shape().dims2()?;
     let y = {
@@ -126,9 +117,9 @@ fn frozen_kernel<T: Real>(x: &Tensor, w: &Frozen, b: Option<&Tensor>) -> Result<
         let xs = view::<T>(&plain)?;
         let bias = b.map(dense).transpose()?;
         let bias = bias.as_ref().map(view::<T>).transpose()?;
-        match T::packed(w, &xs, bias.as_deref()) {
+        match T::product_in_place(w, &xs, bias.as_deref())? {
             Some(y) => y,
-            None => with_weight(w, |ws| forward(&xs, ws, bias.as_deref(), n, k))?,
+            None => T::with_frozen(w, |ws| forward(&xs, ws, bias.as_deref(), n, k))?,
         }
     };
     let (w, shape) = (w.clone(), x.shape().clone());
@@ -139,7 +130,7 @@ fn frozen_kernel<T: Real>(x: &Tensor, w: &Frozen, b: Option<&Tensor>) -> Result<
         let dx = match back.needs[0] {
             false => None,
             true => {
-                let dx = with_weight(&w, |w| backward(&g, w, n, k))?;
+                let dx = T::with_frozen(&w, |w| backward(&g, w, n, k))?;
                 Some(Tensor::from_vec(dx, &shape, device)?)
             }
         };

@@ -5,8 +5,10 @@
 //! coefficients were fitted for this file (relative error below 4e-7). `f64` is for tests and uses
 //! the standard library, but for `erf`.
 
-use candle_core::WithDType;
+use candle_core::{Device, Result, WithDType};
 
+use super::panels;
+use super::record::view;
 use crate::frozen::Frozen;
 
 /// An element type that has kernels.
@@ -28,14 +30,19 @@ pub(super) trait Real: WithDType + Default + std::ops::Neg<Output = Self> {
     fn hyperbolic_tangent(self) -> Self;
     fn error_function(self) -> Self;
 
-    /// The elements of a frozen weight where they lie, if they can be read there.
-    fn in_place(_: &Frozen) -> Option<&[Self]> {
-        None
+    /// Calls `f` with the elements of a frozen weight. No copy of them is kept.
+    fn with_frozen<R>(w: &Frozen, f: impl FnOnce(&[Self]) -> R) -> Result<R> {
+        let dense = w.convert(Self::DTYPE, &Device::Cpu)?;
+        Ok(f(&view::<Self>(&dense)?))
     }
 
-    /// The product of a frozen weight's packed form with `x`, if there is one.
-    fn packed(_: &Frozen, _x: &[Self], _bias: Option<&[Self]>) -> Option<Vec<Self>> {
-        None
+    /// The product `x · Wᵀ + bias` with a frozen weight where it lies, if there is a kernel.
+    fn product_in_place(
+        _: &Frozen,
+        _x: &[Self],
+        _bias: Option<&[Self]>,
+    ) -> Result<Option<Vec<Self>>> {
+        Ok(None)
     }
 
     /// The larger one; not a number if `self` is not.
@@ -97,12 +104,16 @@ impl Real for f32 {
         self.ln()
     }
 
-    fn in_place(w: &Frozen) -> Option<&[Self]> {
-        w.as_f32()
+    fn with_frozen<R>(w: &Frozen, f: impl FnOnce(&[Self]) -> R) -> Result<R> {
+        w.with_elements(|elements| f(&elements.wide()))
     }
 
-    fn packed(w: &Frozen, x: &[Self], bias: Option<&[Self]>) -> Option<Vec<Self>> {
-        Some(w.packed()?.product(x, bias))
+    fn product_in_place(
+        w: &Frozen,
+        x: &[Self],
+        bias: Option<&[Self]>,
+    ) -> Result<Option<Vec<Self>>> {
+        panels::product(w, x, bias)
     }
 
     #[inline(always)]
