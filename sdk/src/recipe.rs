@@ -48,8 +48,35 @@ pub struct WeightsChoice {
     /// which random and embedded weights take without being told. Where it is empty, other
     /// weights take the one beside them.
     pub tokenizer: String,
+    /// The precision in which frozen weights are held, and to which their values are rounded.
+    pub precision: Precision,
     /// What the batch norms of the frozen towers do while training.
     pub batch_norm: BatchNormChoice,
+}
+
+/// The precision in which frozen weights are held; what is computed with them is in the model's
+/// own type.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    /// 32 bits: weights that are stored in fewer keep their values.
+    #[default]
+    F32,
+    /// 16 bits with the range of 32: half the memory, 3 digits.
+    Bf16,
+    /// 16 bits: half the memory, 4 digits, up to 65504.
+    F16,
+}
+
+impl Precision {
+    /// The element type.
+    pub fn dtype(self) -> candle_core::DType {
+        match self {
+            Precision::F32 => candle_core::DType::F32,
+            Precision::Bf16 => candle_core::DType::BF16,
+            Precision::F16 => candle_core::DType::F16,
+        }
+    }
 }
 
 impl Default for WeightsChoice {
@@ -57,6 +84,7 @@ impl Default for WeightsChoice {
         Self {
             weights: "random:0".into(),
             tokenizer: String::new(),
+            precision: Precision::F32,
             batch_norm: BatchNormChoice::Frozen,
         }
     }
@@ -306,7 +334,7 @@ impl Recipe {
             }
         };
         let mut shared = toml::Table::new();
-        for key in ["weights", "tokenizer", "batch_norm"] {
+        for key in ["weights", "tokenizer", "precision", "batch_norm"] {
             if let Some(value) = backbone.remove(key) {
                 shared.insert(key.into(), value);
             }

@@ -37,6 +37,12 @@ pub fn open(recipe: &Recipe) -> Result<Base> {
 /// # Errors
 /// As [`open`].
 pub fn open_telling(recipe: &Recipe, progress: &dyn Progress) -> Result<Base> {
+    let base = stored(recipe, progress)?;
+    Ok(base.in_precision(recipe.weights.precision.dtype()))
+}
+
+/// The base with the values that are stored.
+fn stored(recipe: &Recipe, progress: &dyn Progress) -> Result<Base> {
     let backbone = recipe.backbone.plugin.as_ref();
     if let Some(seed) = recipe.weights.random() {
         return random(&backbone.topology()?, seed);

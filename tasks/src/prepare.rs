@@ -92,7 +92,7 @@ mod tests {
                 image::Rgb([(x * 37) as u8, (y * 91) as u8, (x * y) as u8])
             });
             let short = width.min(height) as usize;
-            let sides = [width, height].map(|length| middle(size, length as usize, short));
+            let sides = [width, height].map(|length| middle(size, length as usize, short, f64::floor));
             let all = sides.map(|side| Side { first: 0, kept: side.to as usize, ..side });
             let part = resample(&picture, Resampling::Bicubic, sides[0], sides[1]);
             let whole = resample(&picture, Resampling::Bicubic, all[0], all[1]);

@@ -64,22 +64,12 @@ pub fn run(args: &ClassifyArgs) -> Result<(), Failure> {
     if args.json {
         return print_json(&rows);
     }
-    let width = task
-        .classes
-        .iter()
-        .map(|c| c.chars().count())
-        .max()
-        .unwrap_or(0);
     for row in rows {
         if args.image.len() > 1 {
             print(&row.image)?;
         }
         for Label { label, probability } in row.labels {
-            print(
-                &format!("{:6.2}%  {label:width$}", 100.0 * probability)
-                    .trim_end()
-                    .to_string(),
-            )?;
+            print(&format!("{:6.2}%  {label}", 100.0 * probability))?;
         }
     }
     Ok(())
