@@ -356,8 +356,8 @@ impl<'a> Params<'a> {
     /// The name is taken.
     pub fn trained(&mut self, name: &str, shape: &[usize], init: Init) -> Result<Parameter> {
         let name = format!("{}.{name}", self.scope);
-        let value = self.start(&name, shape, init)?;
-        self.insert_trained(name, &value)
+        let var = self.start(&name, shape, init)?;
+        self.insert_trained(name, var)
     }
 
     /// A buffer: saved with the model, changed without a gradient.
@@ -366,7 +366,7 @@ impl<'a> Params<'a> {
     /// The name is taken.
     pub fn buffer(&mut self, name: &str, shape: &[usize], init: Init) -> Result<Buffer> {
         let name = format!("{}.{name}", self.scope);
-        let buffer = Buffer::new(&self.start(&name, shape, init)?)?;
+        let buffer = Buffer(self.start(&name, shape, init)?);
         self.free(&name)?;
         self.overlay.buffers.insert(name, buffer.clone());
         Ok(buffer)
@@ -378,7 +378,7 @@ impl<'a> Params<'a> {
     /// The name is taken.
     pub fn constant(&mut self, name: &str, shape: &[usize], init: Init) -> Result<Parameter> {
         let name = format!("{}.{name}", self.scope);
-        let kept = Buffer::new(&self.start(&name, shape, init)?)?;
+        let kept = Buffer(self.start(&name, shape, init)?);
         self.free(&name)?;
         self.overlay.constants.insert(name, kept.clone());
         Ok(Parameter::Kept(kept))
@@ -392,22 +392,24 @@ impl<'a> Params<'a> {
     pub fn existing(&mut self, slot: &crate::adapter::ParameterSlot) -> Result<()> {
         // What is not in the base starts in the overlay, as a constant until now.
         let fresh = self.overlay.constants.remove(&slot.name);
-        let value = match (fresh, &slot.value, self.planning) {
-            (Some(fresh), ..) => fresh.tensor(),
-            (None, Some(value), false) => value.to_dtype(self.dtype)?.to_device(&self.device)?,
-            (None, _, true) => Tensor::zeros(slot.shape.as_slice(), self.dtype, &self.device)?,
+        let var = match (fresh, &slot.value, self.planning) {
+            (Some(fresh), ..) => fresh.0,
+            (None, Some(value), false) => {
+                let value = value.to_dtype(self.dtype)?.to_device(&self.device)?;
+                Var::from_tensor(&value.detach())?
+            }
+            (None, _, true) => self.planned(&slot.shape)?,
             (None, None, false) => {
                 return Err(Error::WeightMissing {
                     name: slot.name.clone(),
                 });
             }
         };
-        self.insert_trained(slot.name.clone(), &value).map(|_| ())
+        self.insert_trained(slot.name.clone(), var).map(|_| ())
     }
 
-    fn insert_trained(&mut self, name: String, value: &Tensor) -> Result<Parameter> {
+    fn insert_trained(&mut self, name: String, var: Var) -> Result<Parameter> {
         self.free(&name)?;
-        let var = Var::from_tensor(&value.detach())?;
         self.overlay.trained.insert(
             name,
             Trained {
@@ -419,10 +421,19 @@ impl<'a> Params<'a> {
         Ok(Parameter::Trained(var))
     }
 
-    fn start(&self, name: &str, shape: &[usize], init: Init) -> Result<Tensor> {
+    fn start(&self, name: &str, shape: &[usize], init: Init) -> Result<Var> {
         self.room(name, shape)?;
-        let init = if self.planning { Init::Zeros } else { init };
-        init.tensor(self.seed, name, shape, self.dtype, &self.device)
+        if self.planning {
+            return self.planned(shape);
+        }
+        let value = init.tensor(self.seed, name, shape, self.dtype, &self.device)?;
+        Ok(Var::from_tensor(&value)?)
+    }
+
+    /// A value of which a plan asks the shape alone. The system gives memory to zeros that are
+    /// written; a copy of them would be.
+    fn planned(&self, shape: &[usize]) -> Result<Var> {
+        Ok(Var::zeros(shape, self.dtype, &self.device)?)
     }
 
     /// Refuses sizes that only a slip of the pen asks for, before memory is asked for them.
