@@ -37,7 +37,8 @@ pub struct Plan {
     pub order: Vec<String>,
     /// The first depth of each tower at which something trains: gradients stop there.
     pub first_trainable: FirstTrainable,
-    /// Existing parameters that would train but that the task cannot reach.
+    /// Existing parameters that would train, and projections at the ends of towers that would be
+    /// acted on, but that the task cannot reach.
     pub left_out: Vec<String>,
 }
 

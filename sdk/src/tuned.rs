@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::adapter::{Adapter, Installed, Slot, Source};
+use crate::adapter::{Adapter, Installed, Slot, Source, Want};
 use crate::backbone::{Backbone, Encoder, Encoders, Weights, value_in};
 use crate::base::Base;
 use crate::error::{Error, Result};
@@ -21,8 +21,9 @@ use crate::ops;
 use crate::order::{self, Order, Step};
 use crate::parameter::{Buffer, Overlay, Params};
 use crate::pass::Pass;
+use crate::plan::site_name;
 use crate::recipe::{BatchNormChoice, Recipe};
-use crate::site::{At, EmbedStep, Moment, Role, Tap, Tower};
+use crate::site::{At, EmbedStep, Moment, Projection, Role, Tap, Tower};
 use crate::slots;
 use crate::stream::Stream;
 use crate::task::{Batch, Dataset, Head};
@@ -92,7 +93,7 @@ pub(crate) struct Assembly {
     pub reads: Vec<Tap>,
     /// The slots of each adapter.
     pub slots: Vec<Vec<Slot>>,
-    /// Existing parameters that an adapter would train but the task cannot reach.
+    /// What an adapter would train or act on but the task cannot reach.
     pub left_out: Vec<String>,
 }
 
@@ -125,8 +126,16 @@ pub(crate) fn assemble(
     all.extend(task_reads.iter().map(|tap| Reading::of_head(*tap)));
     let reach = order::order(&topology, &bridges, &all)?;
     let mut left_out = Vec::new();
-    for (label, slots) in labels.iter().zip(&mut found) {
-        keep_reachable(&topology, &reach, recipe, label, slots, &mut left_out)?;
+    for ((label, adapter), slots) in labels.iter().zip(&recipe.adapters).zip(&mut found) {
+        let lost = leave_out(&topology, &reach, adapter.plugin.as_ref(), slots);
+        if slots.is_empty() && !lost.is_empty() {
+            return Err(Error::Unread {
+                adapter: label.clone(),
+                place: lost.join(", "),
+                task: recipe.task.name.to_string(),
+            });
+        }
+        left_out.extend(lost);
     }
 
     let mut overlay = Overlay::default();
@@ -225,48 +234,53 @@ fn declared(
     (bridges, readings)
 }
 
-/// Drops existing parameters that no loss can reach, and notes them; an adapter left without any
-/// is an error.
-fn keep_reachable(
+/// Drops what no loss can reach and what an adapter can do without, and gives its names: existing
+/// parameters, and projections at the end of a tower. A projection that the recipe names stays,
+/// and is an error later, unless the task reaches one of that name elsewhere in the tower: the
+/// query of a pool goes where those of the blocks are reached.
+fn leave_out(
     topology: &Topology,
     reach: &Order,
-    recipe: &Recipe,
-    label: &str,
+    adapter: &dyn Adapter,
     slots: &mut Vec<Slot>,
-    left_out: &mut Vec<String>,
-) -> Result<()> {
-    let reached = |slot: &Slot| {
-        let Some(parameter) = slot.parameter() else {
-            return true;
-        };
-        topology
-            .parameters()
-            .find(|p| p.name == parameter.name)
-            .is_some_and(|p| {
-                let tower = p.tower.unwrap_or(Tower::Vision);
-                p.used.iter().any(|at| match at {
-                    // Final stands for the projected features alone here: pooling has its own.
-                    At::Final => reach.has(tower, At::Final),
-                    at => reach.reaches(tower, *at),
-                })
-            })
-    };
-    let before = slots.len();
-    let lost: Vec<String> = slots
-        .iter()
-        .filter(|s| !reached(s))
-        .filter_map(|s| s.parameter().map(|p| p.name.clone()))
+) -> Vec<String> {
+    let wants = adapter.wants();
+    let reached = slots.iter().filter_map(Slot::projection);
+    let reached: Vec<_> = reached
+        .filter(|s| reach.reaches(s.tower, s.at))
+        .map(|s| (s.tower, s.projection))
         .collect();
-    slots.retain(reached);
-    if before > 0 && slots.is_empty() {
-        return Err(Error::Unread {
-            adapter: label.to_string(),
-            place: lost.join(", "),
-            task: recipe.task.name.to_string(),
-        });
-    }
-    left_out.extend(lost);
-    Ok(())
+    let stays = |slot: &Slot| match slot {
+        Slot::Parameter(s) => parameter_reached(topology, reach, &s.name),
+        Slot::Projection(s) => {
+            let at_end = matches!(s.at, At::Final | At::Pooled);
+            let served = reached.contains(&(s.tower, s.projection));
+            reach.reaches(s.tower, s.at) || !at_end || (is_named(&wants, s.projection) && !served)
+        }
+        _ => true,
+    };
+    let (kept, lost): (Vec<Slot>, Vec<Slot>) = slots.drain(..).partition(stays);
+    *slots = kept;
+    lost.iter().map(site_name).collect()
+}
+
+fn parameter_reached(topology: &Topology, reach: &Order, name: &str) -> bool {
+    let Some(info) = topology.parameters().find(|p| p.name == name) else {
+        return false;
+    };
+    let tower = info.tower.unwrap_or(Tower::Vision);
+    info.used.iter().any(|at| match at {
+        // Final stands for the projected features alone here: pooling has its own.
+        At::Final => reach.has(tower, At::Final),
+        at => reach.reaches(tower, *at),
+    })
+}
+
+/// Whether a recipe names a projection for the adapter that has these wishes.
+fn is_named(wants: &[Want], projection: Projection) -> bool {
+    wants.iter().any(|want| {
+        matches!(want, Want::Projections { sites, .. } if sites.projections.contains(&projection))
+    })
 }
 
 /// Refuses a task that reads items of a tower that an adapter makes depend on the pair. Logits

@@ -331,6 +331,66 @@ fn what_the_loss_cannot_reach_is_listed_and_left_out() {
     assert!(tuned.overlay.trained.contains_key("logit_scale"));
 }
 
+/// Doubles the outputs of projections: of `named`, or else of all that there are.
+fn double(towers: &[Tower], named: &[Projection]) -> Scripted {
+    let want = Want::Projections {
+        sites: Sites {
+            towers: towers.to_vec(),
+            projections: named.to_vec(),
+            ..Sites::default()
+        },
+        default: Projection::ALL,
+    };
+    Scripted::new("double", vec![want], |slots, _, hooks| {
+        for slot in slots.iter().filter_map(Slot::projection) {
+            let twice = By(|x: &Tensor, _: &mut Pass| Ok((x * 2.0)?));
+            hooks.output(slot, twice);
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn projections_at_an_end_that_no_one_reads_are_left_out_unless_named() {
+    let task = || ToyTask::of(&[Look::VisionFinal, Look::TextFinal]);
+    let left_out = |towers: &[Tower], named: &[Projection]| {
+        let recipe = recipe(task(), vec![double(towers, named).configured()]).unwrap();
+        plan(&recipe).unwrap().left_out
+    };
+    assert_eq!(left_out(&[], &[]), ["text.joint"]);
+    assert_eq!(left_out(&[Text], &[]), ["text.joint"]);
+    assert!(left_out(&[Vision], &[Projection::Joint]).is_empty());
+    // Named, it is asked for, and no other of its tower stands for it.
+    for (towers, named) in [
+        (vec![], vec![Projection::Joint]),
+        (vec![Text], vec![Projection::Joint, Projection::Query]),
+    ] {
+        assert_eq!(
+            refused(task(), || vec![double(&towers, &named).configured()]),
+            "`double` acts at text.pooled, which task `toy` never reads: no gradient would reach \
+             it; restrict its sites"
+        );
+    }
+}
+
+#[test]
+fn an_adapter_of_which_nothing_is_left_is_an_error() {
+    let want = Want::Projections {
+        sites: Sites {
+            towers: vec![Text],
+            ..Sites::default()
+        },
+        default: &[Projection::Joint],
+    };
+    let joint = || Scripted::new("joint", vec![want.clone()], |_, _, _| Ok(()));
+    let task = ToyTask::of(&[Look::VisionFinal, Look::TextFinal]);
+    assert_eq!(
+        refused(task, || vec![joint().configured()]),
+        "`joint` acts at text.joint, which task `toy` never reads: no gradient would reach it; \
+         restrict its sites"
+    );
+}
+
 /// A batch in which no two items are shared: pair `i` is picture `i` and sentence `i`.
 fn by_hand(batch: &Batch) -> Batch {
     let rows = |side: fn(&(u32, u32)) -> u32| batch.pairs.iter().map(side).collect::<Vec<u32>>();
