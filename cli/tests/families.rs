@@ -1,18 +1,24 @@
 //! Every family with every adapter and every task at small size: what is allowed trains, is saved
 //! and opened; what is refused is refused by name.
+//! What towers do that read a whole context, and plans of the largest presets.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::{DType, Device, Tensor};
 use twinspan as _;
+use twinspan::sdk::adapter::{Slot, Want};
 use twinspan::sdk::artifact;
+use twinspan::sdk::ops;
 use twinspan::sdk::parameter::Init;
 use twinspan::sdk::pass::Pass;
 use twinspan::sdk::plan::plan;
 use twinspan::sdk::recipe::Recipe;
+use twinspan::sdk::site::{At, EmbedStep, Moment, Tap, Tower};
+use twinspan::sdk::stream::{Form, SpanKind, Stream};
 use twinspan::sdk::task::Batch;
+use twinspan::sdk::testkit::{By, Scripted};
 use twinspan::sdk::train::Trainer;
-use twinspan::sdk::tuned::{Compute, Tuned};
+use twinspan::sdk::tuned::{Compute, Inputs, Tuned};
 use twinspan::sdk::{Result, weights};
 
 /// Small models, each with a part that the others lack.
@@ -314,4 +320,209 @@ fn what_a_task_reads_nowhere_of_siglip_is_left_out_unless_it_is_asked_for() {
     insta::assert_snapshot!(joint, @"`lora` acts at text.pooled, which task `classification` never reads: no gradient would reach it; restrict its sites");
     let retrieval = of("", RETRIEVAL).unwrap();
     assert!(retrieval.left_out.is_empty());
+}
+
+/// The families whose towers fill their whole context.
+fn filling() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let all = FAMILIES.into_iter();
+    all.filter(|(_, table)| table.contains("padding = 0") || *table == SIGLIP)
+}
+
+/// `text.embed`, `text.final` and `text.pooled` of sentences.
+fn read(tuned: &Tuned, tokens: &Tensor) -> Result<[Stream; 3]> {
+    let taps = [At::Embed, At::Final, At::Pooled].map(Tap::text);
+    let inputs = Inputs {
+        tokens: Some(tokens.clone()),
+        ..Inputs::default()
+    };
+    let read = tuned.route(&taps)?.walk(&inputs, &mut Pass::predict())?;
+    Ok(read.try_into().unwrap())
+}
+
+fn mask(stream: &Stream) -> Vec<Vec<u8>> {
+    stream.word_padding().unwrap().unwrap().to_vec2().unwrap()
+}
+
+/// What words a task leaves out of the context is padding, as if written out.
+#[test]
+fn the_tower_pads_what_a_task_leaves_short() {
+    assert_eq!(filling().count(), 3);
+    for (family, table) in filling() {
+        let recipe = recipe(table, "", SEGMENTATION);
+        let tuned = model(&recipe).unwrap();
+        let short = ids(&recipe, &["disc", "red square"], 12);
+        let padding = weights::tokenizer(&recipe).unwrap().padding();
+        let more = Tensor::full(padding, (2, 4), &Device::Cpu).unwrap();
+        let long = Tensor::cat(&[&short, &more], 1).unwrap();
+        let (short, long) = (read(&tuned, &short).unwrap(), read(&tuned, &long).unwrap());
+        for (short, long) in short.iter().zip(&long) {
+            assert!(bits(&short.data) == bits(&long.data), "{family}");
+        }
+        for item in mask(&short[1]) {
+            let shown = item.iter().take_while(|hidden| **hidden == 0).count();
+            assert!((5..=12).contains(&shown), "{family}: {shown} words");
+            assert_eq!(item.len(), 16, "{family}");
+            assert!(item[shown..].iter().all(|hidden| *hidden == 1), "{family}");
+        }
+    }
+}
+
+/// Puts three prompts in front of the words, before their positions.
+fn prompts() -> Scripted {
+    let want = Want::Streams {
+        tower: Tower::Text,
+        moments: vec![Moment::Embed(EmbedStep::Tokens)],
+    };
+    Scripted::new("prompts", vec![want], |slots, _, hooks| {
+        for slot in slots.iter().filter_map(Slot::stream) {
+            let three = noise(&[1, 3, slot.stream.width]);
+            let put = move |stream: Stream, _: &mut Pass| Ok(stream.insert(0, &three, "prompts")?);
+            hooks.stream(slot, By(put));
+        }
+        Ok(())
+    })
+}
+
+fn prompted(table: &str, task: &str) -> Recipe {
+    let mut recipe = recipe(table, "", task);
+    recipe.adapters.push(prompts().configured());
+    recipe
+}
+
+#[test]
+fn prompts_push_padding_out_and_keep_the_words() {
+    for (family, table) in filling() {
+        let recipe = prompted(table, SEGMENTATION);
+        let tuned = model(&recipe).unwrap();
+        let bare = model(&self::recipe(table, "", SEGMENTATION)).unwrap();
+        let tokens = ids(&recipe, &["disc", "red square"], 12);
+        let [with, last, _] = read(&tuned, &tokens).unwrap();
+        let [without, ..] = read(&bare, &tokens).unwrap();
+
+        assert_eq!(
+            with.span(|kind| matches!(kind, SpanKind::Prompt(_))),
+            Some((0, 3))
+        );
+        let Form::Tokens { end, .. } = &last.form else {
+            panic!("{family}: words are no tokens");
+        };
+        assert_eq!(end, &[15, 15], "{family}");
+        assert!(mask(&with) == mask(&last), "{family}");
+        for (with, without) in mask(&last).iter().zip(&mask(&without)) {
+            assert_eq!(with[..], without[..13], "{family}");
+        }
+        // Each word at its new place.
+        let table = tuned.base.get("text.position").unwrap();
+        let table = table.tensor(DType::F32, &Device::Cpu).unwrap();
+        let at = |from: usize| table.narrow(0, from, 13).unwrap();
+        let moved = (at(3) - at(0)).unwrap();
+        let words = without.content().unwrap().narrow(1, 0, 13).unwrap();
+        let off = (with.content().unwrap() - words.broadcast_add(&moved).unwrap()).unwrap();
+        let off: f32 = off.abs().unwrap().max_all().unwrap().to_scalar().unwrap();
+        assert!(off < 1e-6, "{family}: {off}");
+
+        // Words are never pushed out.
+        let full = ids(&recipe, &["disc", "a red square, left"], 16);
+        let error = read(&tuned, &full).err().unwrap().to_string();
+        assert_eq!(
+            error,
+            "19 tokens of text, prompts included, exceed the 16 positions of the backbone"
+        );
+    }
+}
+
+/// The stream with noise in the tokens that `hidden` marks.
+fn disturbed(stream: &Stream, hidden: &Tensor) -> Stream {
+    let noise = noise(stream.data.dims());
+    let noise = noise.broadcast_mul(&hidden.unsqueeze(2).unwrap()).unwrap();
+    stream.with(ops::add(&stream.data, &noise).unwrap())
+}
+
+#[test]
+fn the_decoder_looks_at_words_alone() {
+    for (family, table) in FAMILIES {
+        let prompted = prompted(table, SEGMENTATION);
+        for recipe in [recipe(table, "", SEGMENTATION), prompted] {
+            let tuned = model(&recipe).unwrap();
+            let mut features = tuned
+                .forward(&batch(&recipe), &mut Pass::predict())
+                .unwrap();
+            let at = features.len() - 2;
+            let logits = |features: &[Stream]| {
+                bits(
+                    &tuned
+                        .head()
+                        .forward(features, &mut Pass::predict())
+                        .unwrap(),
+                )
+            };
+            let (seen, words) = (logits(&features), features[at].clone());
+            let Form::Tokens {
+                padding: Some(padding),
+                ..
+            } = &words.form
+            else {
+                panic!("{family}: words without a mask");
+            };
+            let hidden = padding.to_dtype(DType::F32).unwrap();
+            let prompts = words.span(|kind| matches!(kind, SpanKind::Prompt(_)));
+            let prompts = prompts.map_or(0, |(_, len)| len);
+            let place = Tensor::arange(0u32, hidden.dim(1).unwrap() as u32, &Device::Cpu).unwrap();
+            let in_front = place
+                .lt(prompts as u32)
+                .unwrap()
+                .to_dtype(DType::F32)
+                .unwrap();
+            let unseen = hidden.broadcast_add(&in_front).unwrap();
+            assert!(unseen.sum_all().unwrap().to_scalar::<f32>().unwrap() > 3.0);
+            features[at] = disturbed(&words, &unseen);
+            assert!(logits(&features) == seen, "{family}: padding is seen");
+            features[at] = disturbed(&words, &(1.0 - unseen).unwrap());
+            assert!(logits(&features) != seen, "{family}: words are not seen");
+        }
+    }
+}
+
+/// The largest of each family, as a line of what a plan counts.
+#[test]
+fn the_largest_presets_are_planned_without_weights() {
+    let line = |family: &str, preset: &str, adapters: &str| {
+        let table = format!("use = \"{family}\"\npreset = \"{preset}\"");
+        let task = "\n[task]\nuse = \"referring-segmentation\"\n";
+        let plan = plan(&recipe(&table, adapters, task)).unwrap();
+        let adapters: Vec<String> = plan
+            .adapters
+            .iter()
+            .map(|a| format!("{} {} at {}", a.label, a.parameters, a.sites.len()))
+            .collect();
+        format!(
+            "{preset} {}: {}; head {}; left out: {:?}",
+            plan.backbone_parameters,
+            adapters.join(", "),
+            plan.head_parameters,
+            plan.left_out,
+        )
+    };
+    let both = "[[adapter]]\nuse = \"bridger\"\n[[adapter]]\nuse = \"lora\"\n";
+    let all = "[[adapter]]\nuse = \"unfreeze\"\nroles = [\"all\"]\n";
+    let lines = [
+        line("siglip", "siglip2-so400m-patch14-384", both),
+        line("clip", "ViT-bigG-14", both),
+        line("clip", "ViT-bigG-14", all),
+    ];
+    insta::assert_snapshot!(lines.join("\n"), @r#"
+    siglip2-so400m-patch14-384 1136008498: bridger 996032 at 3, lora 2009088 at 109; head 27161217; left out: ["vision.pool.query"]
+    ViT-bigG-14 2539567105: bridger 1245248 at 3, lora 3866624 at 160; head 28504833; left out: []
+    ViT-bigG-14 2539567105: unfreeze 2539567104 at 1293; head 28504833; left out: ["logit_scale"]
+    "#);
+    // In f32 the last plan's model trains 10 GB.
+    assert!(peak() < 1000, "plans took {} MB", peak());
+}
+
+/// The most memory that this process has had, in MB; 0 where the system does not say.
+fn peak() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+    let kilobytes = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<usize>().ok());
+    kilobytes.unwrap_or(0) / 1000
 }

@@ -7,11 +7,22 @@ use twinspan::sdk::registry::{self, BackboneEntry, Configured};
 use twinspan::sdk::testkit::Toy;
 use twinspan::sdk::testkit::laws::{Outcome, Verdict, of_registry, table};
 
+/// A small SigLIP, whose pictures have 3 pixels beside the last whole patch.
+fn siglip() -> Configured<dyn Backbone> {
+    let options = r#"
+        [model]
+        vision = { layers = 3, width = 16, heads = 2, patch = 8, image_size = 35 }
+        text = { layers = 3, width = 24, heads = 2, context = 20, vocabulary = 259 }
+    "#;
+    let options = options.parse().unwrap();
+    registry::configured::<BackboneEntry>("siglip", options).unwrap()
+}
+
 #[test]
 fn no_law_is_broken_and_what_is_skipped_is_known() {
     let toy = Configured::<dyn Backbone>::of(Toy::default()).unwrap();
     let pocket = registry::configured::<BackboneEntry>("pocket", toml::Table::new()).unwrap();
-    let verdicts = of_registry(&[toy, pocket]).unwrap();
+    let verdicts = of_registry(&[toy, pocket, siglip()]).unwrap();
     println!("{}", table(&verdicts));
     let of = |wanted: fn(&Outcome) -> bool| -> Vec<Verdict> {
         let chosen = verdicts.iter().filter(|v| wanted(&v.outcome));
@@ -24,11 +35,15 @@ fn no_law_is_broken_and_what_is_skipped_is_known() {
     adapter bridger on toy, merged: skipped, it does not declare to be mergeable
     adapter bridger on pocket, identity at the start: skipped, it declares no identity at the start
     adapter bridger on pocket, merged: skipped, it does not declare to be mergeable
+    adapter bridger on siglip, identity at the start: skipped, it declares no identity at the start
+    adapter bridger on siglip, merged: skipped, it does not declare to be mergeable
     task classification on toy, gradients: skipped, its head has no parameters
     task classification on pocket, gradients: skipped, its head has no parameters
+    task classification on siglip, gradients: skipped, its head has no parameters
     task referring-segmentation on toy, gradients: skipped, task `referring-segmentation`: `words` must lie between 3 and 12, the backbone's longest sentence; got 17
     task referring-segmentation on toy, saved and loaded: skipped, task `referring-segmentation`: `words` must lie between 3 and 12, the backbone's longest sentence; got 17
     task retrieval on toy, gradients: skipped, its head has no parameters
     task retrieval on pocket, gradients: skipped, its head has no parameters
+    task retrieval on siglip, gradients: skipped, its head has no parameters
     ");
 }

@@ -212,7 +212,8 @@ pub struct Sites {
     /// Blocks, counted from 0; default all. Embedding and final layers are outside of blocks:
     /// they are left out as soon as blocks are named.
     pub blocks: Vec<usize>,
-    /// Projections; the default is the adapter's own.
+    /// Projections; the default is the adapter's own, without those at the end of a tower that
+    /// the task reads nowhere.
     pub projections: Vec<Projection>,
     /// Branches; the default is the adapter's own.
     pub branches: Vec<Branch>,

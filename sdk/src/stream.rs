@@ -355,10 +355,10 @@ impl Stream {
 
     /// The text without as many of its last `most` tokens as are padding in every item: prompts
     /// push them out where a tower reads a whole context. Who ended behind them ends at the last
-    /// token that is left.
+    /// token that is left. What has no padding stays as it is, and so does text of nothing else.
     ///
     /// # Errors
-    /// The stream is a map.
+    /// An operation failed.
     pub fn without_padding(&self, most: usize) -> Result<Self> {
         let n = self.data.dim(1)?;
         let Form::Tokens {

@@ -8,17 +8,14 @@
 mod route;
 mod strength;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use rayon::prelude::*;
 
 use crate::adapter::{Adapter, Installed, Slot, Source, Want};
 use crate::backbone::{Backbone, Encoder, Encoders, Weights, value_in};
 use crate::base::Base;
 use crate::error::{Error, Result};
-use crate::frozen::Frozen;
 use crate::hooks::{Hooks, Reader, Reading};
 use crate::ops;
 use crate::order::{self, Order, Step};
@@ -31,7 +28,7 @@ use crate::slots;
 use crate::stream::Stream;
 use crate::task::{Batch, Dataset, Head};
 use crate::tokenizer::Tokenizer;
-use crate::topology::{Origin, Shape, Topology};
+use crate::topology::{Origin, Topology};
 
 pub use route::{Inputs, Route};
 
@@ -258,7 +255,7 @@ fn leave_out(
         Slot::Projection(s) => {
             let at_end = matches!(s.at, At::Final | At::Pooled);
             let served = reached.contains(&(s.tower, s.projection));
-            reach.reaches(s.tower, s.at) || !at_end || (names(&wants, s.projection) && !served)
+            reach.reaches(s.tower, s.at) || !at_end || (is_named(&wants, s.projection) && !served)
         }
         _ => true,
     };
@@ -280,7 +277,7 @@ fn parameter_reached(topology: &Topology, reach: &Order, name: &str) -> bool {
 }
 
 /// Whether a recipe names a projection for the adapter that has these wishes.
-fn names(wants: &[Want], projection: Projection) -> bool {
+fn is_named(wants: &[Want], projection: Projection) -> bool {
     wants.iter().any(|want| {
         matches!(want, Want::Projections { sites, .. } if sites.projections.contains(&projection))
     })
@@ -388,39 +385,6 @@ impl Tuned {
             seed: recipe.train.seed,
             dtype: compute.dtype,
             device: compute.device,
-        })
-    }
-
-    /// Brings the frozen weights into the form and the place in which a forward pass reads them,
-    /// on all processors, so that the first pass takes no longer than the second. Without it each
-    /// weight is read when a pass comes to it. Tables of words stay where they are: a pass reads
-    /// few of their rows.
-    ///
-    /// # Errors
-    /// A weight cannot be converted, or brought to the device.
-    pub fn warm(&self) -> Result<()> {
-        let shapes: BTreeMap<String, Shape> = self
-            .topology
-            .projections()
-            .map(|p| (format!("{}.weight", p.name), p.shape))
-            .collect();
-        let frozen: Vec<(&str, &Frozen)> = self
-            .topology
-            .parameters()
-            .filter(|p| p.origin == Origin::Base && !self.overlay.trained.contains_key(&p.name))
-            .filter_map(|p| Some((p.name.as_str(), self.base.get(&p.name)?)))
-            .collect();
-        frozen.into_par_iter().try_for_each(|(name, weight)| {
-            match shapes.get(name) {
-                Some(Shape::Embedding) => {}
-                Some(Shape::Linear) if self.device.is_cpu() && self.dtype == DType::F32 => {
-                    weight.warm()?
-                }
-                // Products in other types convert it anew each time, which takes less memory.
-                Some(Shape::Linear) if self.device.is_cpu() => {}
-                _ => drop(weight.tensor(self.dtype, &self.device)?),
-            }
-            Ok(())
         })
     }
 

@@ -144,6 +144,101 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn padding_that_all_share_is_dropped_from_behind(
+        batch in 1usize..4,
+        words in 2usize..9,
+        ends in prop::collection::vec(0u32..9, 3),
+        most in 0usize..11,
+    ) {
+        let ends: Vec<u32> = ends.iter().map(|e| e % words as u32).collect();
+        let before = sentences(batch, words, &ends);
+        let after = before.without_padding(most).unwrap();
+        let longest = *ends[..batch].iter().max().unwrap() as usize;
+        let left = words - most.min(words - 1 - longest);
+        prop_assert_eq!(values(&after.data), values(&before.data.narrow(1, 0, left).unwrap()));
+        let mask = before.word_padding().unwrap().unwrap().narrow(1, 0, left).unwrap();
+        prop_assert_eq!(parts(&after), (vec![words_of(left)], values(&mask), parts(&before).2));
+        prop_assert_eq!(values(&after.at_end().unwrap()), values(&before.at_end().unwrap()));
+    }
+}
+
+fn words_of(len: usize) -> Span {
+    let kind = SpanKind::Words;
+    Span { kind, len }
+}
+
+fn prompt_of(len: usize) -> Span {
+    let kind = SpanKind::Prompt("coop".into());
+    Span { kind, len }
+}
+
+/// A stream whose sentences end at the last token, padding or not.
+fn read_at_the_last(mut stream: Stream) -> Stream {
+    let last = stream.data.dim(1).unwrap() as u32 - 1;
+    if let Form::Tokens { end, .. } = &mut stream.form {
+        end.fill(last);
+    }
+    stream
+}
+
+#[test]
+fn who_ends_behind_dropped_padding_ends_at_the_last_that_is_left() {
+    let stream = read_at_the_last(sentences(2, 6, &[1, 2]));
+    let two = stream.without_padding(2).unwrap();
+    assert_eq!(parts(&two).2, [3, 3]);
+    let ends = two.at_end().unwrap();
+    let last = stream.data.narrow(1, 3, 1).unwrap();
+    assert_eq!(values(&ends), values(&last));
+    // The longer sentence has words up to the third token.
+    let all = stream.without_padding(6).unwrap();
+    let mask = vec![0.0, 0.0, 1.0, 0.0, 0.0, 0.0];
+    assert_eq!(parts(&all), (vec![words_of(3)], mask, vec![2, 2]));
+}
+
+#[test]
+fn prompts_stay_where_padding_is_dropped() {
+    let prompts = numbered(1, 2, 900.0);
+    let dropped = |position: usize, most: usize| {
+        let stream = sentences(1, 5, &[1]).insert(position, &prompts, "coop");
+        let after = stream.unwrap().without_padding(most).unwrap();
+        let kept = after.without("coop").unwrap();
+        let words = parts(&kept).0.iter().map(|s| s.len).sum::<usize>();
+        let front = numbered(1, 5, 0.0).narrow(1, 0, words).unwrap();
+        assert_eq!(values(&kept.data), values(&front));
+        parts(&after).0
+    };
+    assert_eq!(dropped(0, 2), [prompt_of(2), words_of(3)]);
+    assert_eq!(dropped(1, 2), [words_of(1), prompt_of(2), words_of(2)]);
+    // What lay behind the prompts goes as a whole.
+    assert_eq!(dropped(2, 3), [words_of(2), prompt_of(2)]);
+    // Padding in front of them is not at the end.
+    assert_eq!(dropped(2, 9), [words_of(2), prompt_of(2)]);
+    assert_eq!(dropped(5, 2), [words_of(5), prompt_of(2)]);
+}
+
+#[test]
+fn where_there_is_no_padding_nothing_is_dropped() {
+    let full = sentences(2, 3, &[0, 2]);
+    assert_eq!(parts(&full.without_padding(2).unwrap()), parts(&full));
+    let bare = Stream::words(numbered(1, 3, 0.0), None, vec![2]).unwrap();
+    assert_eq!(parts(&bare.without_padding(2).unwrap()), parts(&bare));
+    let picture = Stream::patches(numbered(1, 5, 0.0), 1, (2, 2));
+    assert_eq!(parts(&picture.without_padding(2).unwrap()), parts(&picture));
+    let map = numbered(2, 4, 0.0).reshape((2, 2, 2, 3)).unwrap();
+    let same = Stream::map(map.clone()).without_padding(2).unwrap();
+    assert_eq!(values(&same.data), values(&map));
+    // A sentence of nothing else keeps it all.
+    let hidden = Tensor::ones((1, 3), DType::U8, &Device::Cpu).unwrap();
+    let empty = Stream::words(numbered(1, 3, 0.0), Some(hidden), vec![2]).unwrap();
+    assert_eq!(parts(&empty.without_padding(3).unwrap()), parts(&empty));
+    assert_eq!(
+        empty.without_padding(2).unwrap().data.dims(),
+        &[1, 1, WIDTH]
+    );
+}
+
 fn moved_grid(stream: &Stream, grid: &Tensor) -> Tensor {
     let ones = grid.ones_like().unwrap();
     stream.add_on_grid(&ones).unwrap().grid().unwrap()
