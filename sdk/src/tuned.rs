@@ -8,14 +8,17 @@
 mod route;
 mod strength;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
 
 use crate::adapter::{Adapter, Installed, Slot, Source, Want};
 use crate::backbone::{Backbone, Encoder, Encoders, Weights, value_in};
 use crate::base::Base;
 use crate::error::{Error, Result};
+use crate::frozen::Frozen;
 use crate::hooks::{Hooks, Reader, Reading};
 use crate::ops;
 use crate::order::{self, Order, Step};
@@ -28,7 +31,7 @@ use crate::slots;
 use crate::stream::Stream;
 use crate::task::{Batch, Dataset, Head};
 use crate::tokenizer::Tokenizer;
-use crate::topology::{Origin, Topology};
+use crate::topology::{Origin, Shape, Topology};
 
 pub use route::{Inputs, Route};
 
@@ -385,6 +388,39 @@ impl Tuned {
             seed: recipe.train.seed,
             dtype: compute.dtype,
             device: compute.device,
+        })
+    }
+
+    /// Brings the frozen weights into the form and the place in which a forward pass reads them,
+    /// on all processors, so that the first pass takes no longer than the second. Without it each
+    /// weight is read when a pass comes to it. Tables of words stay where they are: a pass reads
+    /// few of their rows.
+    ///
+    /// # Errors
+    /// A weight cannot be converted, or brought to the device.
+    pub fn warm(&self) -> Result<()> {
+        let shapes: BTreeMap<String, Shape> = self
+            .topology
+            .projections()
+            .map(|p| (format!("{}.weight", p.name), p.shape))
+            .collect();
+        let frozen: Vec<(&str, &Frozen)> = self
+            .topology
+            .parameters()
+            .filter(|p| p.origin == Origin::Base && !self.overlay.trained.contains_key(&p.name))
+            .filter_map(|p| Some((p.name.as_str(), self.base.get(&p.name)?)))
+            .collect();
+        frozen.into_par_iter().try_for_each(|(name, weight)| {
+            match shapes.get(name) {
+                Some(Shape::Embedding) => {}
+                Some(Shape::Linear) if self.device.is_cpu() && self.dtype == DType::F32 => {
+                    weight.warm()?
+                }
+                // Products in other types convert it anew each time, which takes less memory.
+                Some(Shape::Linear) if self.device.is_cpu() => {}
+                _ => drop(weight.tensor(self.dtype, &self.device)?),
+            }
+            Ok(())
         })
     }
 
