@@ -100,7 +100,8 @@ pub(crate) struct Assembly {
     pub left_out: Vec<String>,
 }
 
-/// The overlay a recipe would make: names and shapes, values of zero. Reads no weights.
+/// The overlay a recipe would make: names and shapes. Its values are zeros that those of one shape
+/// share: not to be written. Reads no weights.
 ///
 /// # Errors
 /// The recipe does not fit its backbone.
