@@ -48,7 +48,7 @@ pub use preset::Preset;
 use crate::pictures::Pictures;
 use crate::sizes::is_default;
 use crate::tokenizer::sentences::Sentences;
-use architecture::{Model, Vision};
+use architecture::{CHECK, Model, Vision};
 
 /// CLIP with a ViT or a ResNet as its vision tower.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -180,20 +180,30 @@ impl Backbone for Clip {
     }
 
     fn described(&self, description: &Description) -> Result<Option<toml::Table>> {
-        let Some(model) = described::architecture(description)? else {
+        let found = described::architecture(description)?;
+        if found.is_none() && !self.is_said() {
             return Ok(None);
-        };
-        let sized = self.model.is_some() || self.preset.is_some();
-        let filled = Self {
-            model: if sized {
-                self.model.clone()
-            } else {
-                Some(model)
-            },
-            pictures: self.pictures.or(Pictures::described(description)?),
+        }
+        let pictures = self.pictures.or(Pictures::described(description)?);
+        let mut filled = Self {
+            pictures,
             ..self.clone()
         };
+        match (found, self.preset) {
+            (Some(found), Some(preset)) if found.differs(&preset.architecture())? => {
+                return Err(CHECK.wrong(format!(
+                    "the files beside the weights describe another model than preset = \"{}\": leave it out, or give `model`",
+                    preset.name()
+                )));
+            }
+            (found, None) if self.model.is_none() => filled.model = found,
+            _ => {}
+        }
         Ok(Some(toml::Table::try_from(filled).map_err(Error::plugin)?))
+    }
+
+    fn is_said(&self) -> bool {
+        self.preset.is_some() || self.model.is_some()
     }
 
     fn preparation(&self) -> Preparation {

@@ -93,7 +93,38 @@ fn transformers(file: &Value) -> Result<Pictures> {
             "false: that step is always done",
         ));
     }
-    let crops = file.get("do_center_crop").and_then(Value::as_bool) == Some(true);
+    let factor = file.get("rescale_factor").and_then(Value::as_f64);
+    if factor.is_some_and(|factor| (factor * 255.0 - 1.0).abs() > 1e-6) {
+        return Err(refused(TRANSFORMERS, "rescale_factor", "must be 1/255"));
+    }
+    let size = file.get("size");
+    let whole = size.filter(|size| size.get("height").is_some());
+    if let Some(size) = whole.filter(|size| size.get("height") != size.get("width")) {
+        return Err(refused(
+            TRANSFORMERS,
+            "size",
+            format!("{size}: must be a square"),
+        ));
+    }
+    // Where nothing is said, a size of one number is that of CLIP's processor, which cuts.
+    let crops = match file.get("do_center_crop") {
+        Some(Value::Bool(crops)) => *crops,
+        None | Some(Value::Null) => size.is_some() && whole.is_none(),
+        Some(other) => {
+            return Err(refused(
+                TRANSFORMERS,
+                "do_center_crop",
+                format!("{other}: must be true or false"),
+            ));
+        }
+    };
+    if !crops && size.is_some() && whole.is_none() {
+        return Err(refused(
+            TRANSFORMERS,
+            "do_center_crop",
+            "false: pictures that are not square are not taken",
+        ));
+    }
     let side = |name: &str| side(file.get(name)?);
     if let (true, Some(cut), Some(resized)) = (crops, side("crop_size"), side("size"))
         && cut != resized
@@ -107,20 +138,20 @@ fn transformers(file: &Value) -> Result<Pictures> {
     Ok(Pictures {
         mean: colours(TRANSFORMERS, file, "image_mean")?,
         std: colours(TRANSFORMERS, file, "image_std")?,
-        resampling: match file.get("resample").and_then(Value::as_u64) {
+        resampling: match file.get("resample") {
             // Pillow's numbers.
-            Some(2) => Some(Resampling::Bilinear),
-            Some(3) => Some(Resampling::Bicubic),
+            Some(number) if *number == 2 => Some(Resampling::Bilinear),
+            Some(number) if *number == 3 => Some(Resampling::Bicubic),
             None => None,
             Some(other) => {
                 let known = format!("{other}: only 2 (bilinear) and 3 (bicubic) are known");
                 return Err(refused(TRANSFORMERS, "resample", known));
             }
         },
-        fit: match (crops, file.get("size")) {
+        fit: match (crops, whole) {
             (true, _) => Some(Fit::CropFirst),
-            (false, Some(size)) if size.get("height").is_some() => Some(Fit::Squash),
-            _ => None,
+            (false, Some(_)) => Some(Fit::Squash),
+            (false, None) => None,
         },
     })
 }
@@ -170,9 +201,18 @@ fn colours(file: &str, value: &Value, name: &str) -> Result<Option<[f32; 3]>> {
         .as_array()
         .and_then(|items| items.iter().map(|n| n.as_f64().map(|n| n as f32)).collect());
     let three: Option<[f32; 3]> = numbers.and_then(|n| n.try_into().ok());
-    match three.filter(|n| n.iter().all(|n| n.is_finite())) {
+    let least = if name.ends_with("std") {
+        f32::MIN_POSITIVE
+    } else {
+        f32::MIN
+    };
+    match three.filter(|n| n.iter().all(|n| n.is_finite() && *n >= least)) {
         Some(three) => Ok(Some(three)),
-        None => Err(refused(file, name, "must be three numbers")),
+        None => Err(refused(
+            file,
+            name,
+            "must be three numbers, above 0 where they divide",
+        )),
     }
 }
 

@@ -9,6 +9,7 @@ use std::path::Path;
 use image::RgbImage;
 
 use crate::encoder::{Encoder, kit};
+use crate::sdk::hub::Progress;
 use crate::sdk::plugin::Plugin;
 use crate::sdk::recipe::Recipe;
 use crate::sdk::task::Kit;
@@ -70,11 +71,23 @@ impl Model {
     /// # Errors
     /// The folder is not a model, its weights are not there or are others, or it is damaged.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(folder, Compute::default(), &())
+    }
+
+    /// The same, computed as `compute` says, and with `progress` told of downloads.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_with(
+        folder: impl AsRef<Path>,
+        compute: Compute,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
         let folder = folder.as_ref();
-        let compute = Compute::default();
         let recipe = artifact::recipe(folder, None)?;
+        let base = weights::open_telling(&recipe, progress)?;
         let kit = kit(&recipe, &compute)?;
-        let tuned = artifact::open(folder, &recipe, compute)?;
+        let tuned = artifact::open_on(folder, &recipe, base, compute)?;
         let encoder = Encoder { tuned, kit };
         Ok(Self { recipe, encoder })
     }

@@ -23,17 +23,17 @@ use crate::tasks::referring_segmentation::ReferringSegmentation;
 /// There is no such backbone and there are no such weights; nothing says what the weights are of;
 /// an option is unknown.
 pub fn recipe(what: &str, mut options: Table, progress: &dyn Progress) -> Result<Recipe> {
-    let known = registry::names::<BackboneEntry>()?;
-    if known.contains(&what) && !Path::new(what).exists() {
+    let built_in = built_in()?;
+    if built_in.contains(&what) && !Path::new(what).exists() {
         options.insert("use".into(), what.into());
         return of_backbone(options);
     }
-    let source = Source::parse(what, Path::new("")).or_else(|error| Err(nowhere(error)?))?;
+    let source = Source::parse(what, Path::new("")).map_err(|error| nowhere(error, &built_in))?;
     if !options.contains_key("use") {
         let description = source.description(Hub::of_process(), progress)?;
         let found = weights::backbones(&description)?;
         let Some(backbone) = found.first() else {
-            return Err(unknown(what, &known));
+            return Err(unknown(what, &registry::names::<BackboneEntry>()?));
         };
         options.insert("use".into(), backbone.name.into());
     }
@@ -50,8 +50,8 @@ pub(crate) fn of_backbone(backbone: Table) -> Result<Recipe> {
     Recipe::from_table(Table::from_iter(table), "[backbone]")
 }
 
-/// What else a name that names nothing could have been.
-fn nowhere(error: SourceError) -> Result<Error> {
+/// The backbones whose weights are part of the program.
+fn built_in() -> Result<Vec<&'static str>> {
     let mut built_in = Vec::new();
     for name in registry::names::<BackboneEntry>()? {
         let backbone = registry::configured::<BackboneEntry>(name, Table::new())?;
@@ -59,10 +59,15 @@ fn nowhere(error: SourceError) -> Result<Error> {
             built_in.push(name);
         }
     }
-    Ok(Error::wrong_use(format!(
+    Ok(built_in)
+}
+
+/// What else a name that names nothing could have been.
+fn nowhere(error: SourceError, built_in: &[&str]) -> Error {
+    Error::wrong_use(format!(
         "{error}; or, for weights that are built in, {}",
         built_in.join(", ")
-    )))
+    ))
 }
 
 fn unknown(what: &str, known: &[&str]) -> Error {

@@ -335,8 +335,8 @@ struct ClassifyArgs {
     /// Labels, with commas between; a model that was trained to classify has its own
     #[arg(long, value_delimiter = ',', required_unless_present = "model")]
     labels: Vec<String>,
-    /// A sentence around the label, {} standing for it; repeat for several, whose vectors are averaged
-    #[arg(long, default_value = "a photo of a {}.")]
+    /// A sentence around the label, {} standing for it; repeat for several, whose vectors are averaged; a trained model has its own
+    #[arg(long, default_value = "a photo of a {}.", conflicts_with = "model")]
     template: Vec<String>,
     /// Print JSON
     #[arg(long)]

@@ -152,6 +152,18 @@ fn pocket_tells_colours_apart_and_finds_them() {
     has(&said.results(), &["image [12, 128], text [1, 128]"]);
     let ranked = found("--images", &folder);
     assert_eq!(found("--index", &index), ranked);
+    let other = twinspan!(
+        "search",
+        "--weights",
+        "pocket",
+        "--set",
+        "precision=bf16",
+        "--index",
+        &index,
+        "--text",
+        "a"
+    );
+    has(&other.error(1), &["it was made with other weights"]);
     let order = ranked[0]["found"].as_array().unwrap();
     let red = pictures.iter().filter(|(_, c)| *c == "red").count();
     for best in &order[..red] {
@@ -279,6 +291,20 @@ fn what_was_called_wrongly_is_named() {
     fs::remove_file(model.join("config.json")).unwrap();
     let said = classify(model.to_str().unwrap()).error(2);
     has(&said, &["no file beside", "use = \"clip\""]);
+    // Nor is a model guessed where only its family is said.
+    let said = twinspan!(
+        "classify",
+        "--weights",
+        &model,
+        "--image",
+        &picture,
+        "--labels",
+        "a",
+        "--set",
+        "use=siglip"
+    );
+    has(&said.error(2), &["says which `siglip` it is of"]);
+    has(&classify("clip").error(2), &["built in, pocket"]);
     let said = twinspan!(
         "classify",
         "--weights",

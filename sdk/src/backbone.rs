@@ -56,6 +56,12 @@ pub trait Backbone: Send + Sync {
         Ok(None)
     }
 
+    /// Whether its options say which model it is. Where they do not, weights from somewhere need
+    /// files beside them that do: a default would be silently wrong.
+    fn is_said(&self) -> bool {
+        true
+    }
+
     /// How pictures are prepared for it.
     fn preparation(&self) -> Preparation;
 

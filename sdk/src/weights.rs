@@ -88,15 +88,29 @@ pub fn description(recipe: &Recipe, progress: &dyn Progress) -> Result<Descripti
 /// that the backbone cannot be.
 pub fn described(recipe: &Recipe, progress: &dyn Progress) -> Result<Recipe> {
     let mut recipe = recipe.clone();
-    let description = description(&recipe, progress)?;
-    if description.is_empty() {
-        return Ok(recipe);
+    match recipe.weights.source()? {
+        None => return Ok(recipe),
+        Some(Source::Path(path)) if !path.exists() => return Ok(recipe),
+        Some(_) => {}
     }
+    let description = description(&recipe, progress)?;
     let Configured { name, plugin, .. } = &recipe.backbone;
     match plugin.described(&description)? {
         Some(options) => recipe.backbone = registry::configured::<BackboneEntry>(name, options)?,
         None => {
-            let others = backbones(&description)?;
+            let others = match description.is_empty() {
+                true => Vec::new(),
+                false => backbones(&description)?,
+            };
+            if others.is_empty() && !plugin.is_said() {
+                return Err(Error::Recipe {
+                    origin: "[backbone]".into(),
+                    message: format!(
+                        "no file beside `{}` says which `{name}` it is of: give its preset or its model",
+                        recipe.weights.weights
+                    ),
+                });
+            }
             if let Some(other) = others.first() {
                 return Err(Error::Recipe {
                     origin: "[backbone]".into(),

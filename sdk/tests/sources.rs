@@ -126,21 +126,21 @@ fn weights_are_found_by_their_usual_names_in_order() {
         ("readme.md", ""),
     ]);
     for name in [
+        "open_clip_model.safetensors",
         "model.safetensors",
         "model.safetensors.index.json",
-        "open_clip_model.safetensors",
+        "open_clip_pytorch_model.bin",
         "pytorch_model.bin",
         "pytorch_model.bin.index.json",
-        "open_clip_pytorch_model.bin",
     ] {
         assert_eq!(found(&here), name);
         fs::remove_file(here.path().join(name)).unwrap();
     }
-    insta::assert_snapshot!(refusal(".", here.path()), @"HERE has no weights under a usual name, nor one weight file alone: looked for model.safetensors, model.safetensors.index.json, open_clip_model.safetensors, pytorch_model.bin, pytorch_model.bin.index.json, open_clip_pytorch_model.bin, or a single *.safetensors, *.pt or *.pth; it holds 1.safetensors, 2.safetensors, readme.md");
+    insta::assert_snapshot!(refusal(".", here.path()), @"HERE has no weights under a usual name, nor one weight file alone: looked for open_clip_model.safetensors, model.safetensors, model.safetensors.index.json, open_clip_pytorch_model.bin, pytorch_model.bin, pytorch_model.bin.index.json, or a single *.safetensors, *.pt or *.pth; it holds 1.safetensors, 2.safetensors, readme.md");
     fs::remove_file(here.path().join("1.safetensors")).unwrap();
     assert_eq!(found(&here), "2.safetensors");
     fs::remove_file(here.path().join("2.safetensors")).unwrap();
-    insta::assert_snapshot!(refusal(".", here.path()), @"HERE has no weights under a usual name, nor one weight file alone: looked for model.safetensors, model.safetensors.index.json, open_clip_model.safetensors, pytorch_model.bin, pytorch_model.bin.index.json, open_clip_pytorch_model.bin, or a single *.safetensors, *.pt or *.pth; it holds readme.md");
+    insta::assert_snapshot!(refusal(".", here.path()), @"HERE has no weights under a usual name, nor one weight file alone: looked for open_clip_model.safetensors, model.safetensors, model.safetensors.index.json, open_clip_pytorch_model.bin, pytorch_model.bin, pytorch_model.bin.index.json, or a single *.safetensors, *.pt or *.pth; it holds readme.md");
     fs::write(here.path().join("ViT-B-16.pt"), "").unwrap();
     assert_eq!(found(&here), "ViT-B-16.pt");
 }

@@ -1,6 +1,6 @@
 //! A picture of any size as the vision tower takes it.
 //!
-//! Owns the three ways of bringing a picture to a square ([`Fit`]) and the
+//! Owns the ways of bringing a picture to a square ([`Fit`]) and the
 //! normalisation of its bytes. The letterbox itself is
 //! [`letterbox`](crate::letterbox)'s; segmentation uses that whatever a
 //! backbone says, because its answers lie on the picture.

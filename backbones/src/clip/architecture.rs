@@ -183,6 +183,20 @@ impl Architecture {
         }
     }
 
+    /// Whether another model is meant, however its sizes are written.
+    pub(super) fn differs(&self, other: &Self) -> Result<bool> {
+        let whole = |sizes: &Self| -> Result<String> {
+            let Model {
+                vision,
+                text,
+                joint,
+            } = sizes.check(0, false)?;
+            // Checked sizes have every default filled in, and nothing else.
+            Ok(format!("{vision:?} {text:?} {joint}"))
+        };
+        Ok(whole(self)? != whole(other)?)
+    }
+
     /// The sizes at an input of `input_size` pixels (0 is the native one), if they fit together.
     pub(super) fn check(&self, input_size: usize, connect: bool) -> Result<Model> {
         let joint = CHECK.within("embed_dim", self.embed_dim, MOST_WIDTH)?;

@@ -247,7 +247,7 @@ fn mlp(tower: &Object, width: usize) -> Result<Option<usize>> {
     let ratio = tower.number("mlp_ratio", 4.0)?;
     // As Python's int() does.
     let mlp = (width as f64 * ratio) as usize;
-    Ok((mlp != 4 * width).then_some(mlp))
+    Ok((width.checked_mul(4) != Some(mlp)).then_some(mlp))
 }
 
 fn optional(tower: &Object, name: &str) -> Result<Option<usize>> {

@@ -115,6 +115,12 @@ pub(super) struct Model {
 }
 
 impl Architecture {
+    /// Whether another model is meant, however its sizes are written.
+    pub(super) fn differs(&self, other: &Self) -> Result<bool> {
+        // Checked sizes have every default filled in, and nothing else.
+        Ok(format!("{:?}", self.check(0)?) != format!("{:?}", other.check(0)?))
+    }
+
     /// The sizes at an input of `input_size` pixels (0 is the native one), if they fit together.
     pub(super) fn check(&self, input_size: usize) -> Result<Model> {
         let vision = self.vision(input_size)?;

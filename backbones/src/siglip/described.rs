@@ -21,9 +21,18 @@ const GEMMA: usize = 256_000;
 
 /// The sizes in the files; none where they describe no SigLIP.
 pub(super) fn architecture(description: &Description) -> Result<Option<Architecture>> {
+    let kind = |file: &Value| file.get("model_type")?.as_str().map(String::from);
     let mut model = None;
-    if let Some(file) = description.config()
-        && let Some("siglip") = file.get("model_type").and_then(Value::as_str)
+    let file = description.config();
+    if let Some(one @ ("siglip_vision_model" | "siglip_text_model")) =
+        file.and_then(kind).as_deref()
+    {
+        return Err(CHECK.wrong(format!(
+            "config.json describes one tower ({one}); name weights with both, of a `SiglipModel`"
+        )));
+    }
+    if let Some(file) = file
+        && kind(file).as_deref() == Some("siglip")
     {
         model = Some(transformers(file)?);
     } else if let Some(file) = description.open_clip()
@@ -171,6 +180,24 @@ fn open_clip(config: &Value) -> Result<Architecture> {
 }
 
 fn open_clip_text(text: &Object) -> Result<TextSizes> {
+    if !text.switch("no_causal_mask") {
+        return Err(text.refused(
+            "no_causal_mask",
+            "is false; a SigLIP's words see all others",
+        ));
+    }
+    match text.text("pool_type", "argmax")? {
+        "last" => {}
+        other => return Err(text.refused("pool_type", format!("is `{other}`; known is last"))),
+    }
+    let absent = Value::Null;
+    let norms = text.field("norm_kwargs").unwrap_or(&absent);
+    let norms = Object::new("open_clip_config.json, text_cfg.norm_kwargs", norms);
+    // Without a word open_clip's norms have 1e-5.
+    match norms.number("eps", 1e-5)? {
+        eps if eps == EPS => {}
+        eps => return Err(norms.refused("eps", format!("is {eps}; known is {EPS}"))),
+    }
     let approximate = text
         .field("act_kwargs")
         .and_then(|arguments| arguments.get("approximate"))

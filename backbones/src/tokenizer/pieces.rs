@@ -54,8 +54,8 @@ impl Pieces {
     /// a sentence where none is named and the tower's table has room for them.
     ///
     /// # Errors
-    /// The file is not a tokenizer of this kind, has more ids than the tower has rows, or pads
-    /// with another id than the tower.
+    /// The file is not a tokenizer of this kind, has other ids than the tower has rows for, or ends
+    /// sentences with another one.
     pub fn open(path: Option<&Path>, text: &Text) -> Result<Self> {
         let (padding, end) = match text.reading {
             Reading::Last { padding, end } => (padding, end),
@@ -88,16 +88,14 @@ impl Pieces {
             None => (Source::Bytes, FIRST_BYTE as usize + 256),
         };
         match path {
+            // Tables of words are padded a little; a vocabulary of less than half is another's.
+            Some(_) if 2 * size < text.vocabulary => Err(misfit(path, size, text.vocabulary)),
             _ if size <= text.vocabulary => Ok(Self {
                 source,
                 padding,
                 end,
             }),
-            Some(path) => Err(Error::wrong_use(format!(
-                "{} has {size} tokens, the backbone's table of words {} rows: it is another model's vocabulary",
-                path.display(),
-                text.vocabulary
-            ))),
+            Some(_) => Err(misfit(path, size, text.vocabulary)),
             None => Err(Error::wrong_use(format!(
                 "no vocabulary is named, and the backbone's {} words are fewer than the {size} of bytes alone: name a tokenizer.json or a folder with one",
                 text.vocabulary
@@ -168,6 +166,13 @@ impl Cleaning {
             }
         }
     }
+}
+
+fn misfit(path: Option<&Path>, size: usize, rows: usize) -> Error {
+    Error::wrong_use(format!(
+        "{} has {size} tokens, the backbone's table of words {rows} rows: it is another model's vocabulary",
+        path.unwrap_or(Path::new("the vocabulary")).display()
+    ))
 }
 
 /// The file itself, or the one in a folder.

@@ -68,16 +68,38 @@ fn what_the_options_say_stays() {
             crop(json!({ "shortest_edge": 336 })),
         ),
     ]);
-    let said: Clip = toml::from_str(
-        "preset = \"ViT-B/32\"\ninput_size = 416\npictures = { fit = \"letterbox\" }",
-    )
-    .unwrap();
+    let said = Clip {
+        input_size: 416,
+        pictures: toml::from_str("fit = \"letterbox\"").unwrap(),
+        ..Clip::of(Preset::VitB32.architecture())
+    };
     let clip = filled(&said, &description);
     assert_eq!(clip.topology().unwrap(), said.topology().unwrap());
     let preparation = clip.preparation();
     assert_eq!((preparation.size, preparation.fit), (416, Fit::Letterbox));
     // What is filled in once is filled in for good.
     assert_eq!(filled(&clip, &description), clip);
+
+    // A preset that the files contradict is a slip, whatever is the same in both.
+    let preset = |preset| Clip::preset(preset).described(&description);
+    assert!(preset(Preset::VitL14At336).unwrap().is_some());
+    for other in [Preset::VitL14, Preset::VitL14At336Gelu] {
+        let error = preset(other).unwrap_err().to_string();
+        assert!(
+            error.contains("describe another model than preset"),
+            "{error}"
+        );
+    }
+    // Pictures are described without sizes too, where the options say those.
+    let pictures = json!({ "image_mean": [0.1, 0.2, 0.3], "size": 224 });
+    let alone = files([("preprocessor_config.json", pictures)]);
+    assert_eq!(Clip::default().described(&alone).unwrap(), None);
+    let clip = filled(&Clip::preset(Preset::VitB32), &alone);
+    let preparation = clip.preparation();
+    assert_eq!(
+        (preparation.mean, preparation.fit),
+        ([0.1, 0.2, 0.3], Fit::CropFirst)
+    );
 }
 
 #[test]
@@ -204,6 +226,12 @@ fn what_is_not_built_is_refused_by_name() {
         change(&mut config);
         files([("config.json", config)])
     };
+    let pictures = |file: Value| {
+        files([
+            ("config.json", large_config()),
+            ("preprocessor_config.json", file),
+        ])
+    };
     let refused = [
         open_clip(json!({ "attentional_pool": true }), json!({})),
         open_clip(json!({ "pool_type": "none" }), json!({})),
@@ -217,13 +245,11 @@ fn what_is_not_built_is_refused_by_name() {
             ("config.json", large_config()),
             ("preprocessor_config.json", json!({ "resample": 1 })),
         ]),
-        files([
-            ("config.json", large_config()),
-            (
-                "preprocessor_config.json",
-                json!({ "do_center_crop": true, "crop_size": 224, "size": 256 }),
-            ),
-        ]),
+        pictures(json!({ "do_center_crop": true, "crop_size": 224, "size": 256 })),
+        pictures(json!({ "image_std": [0.5, 0, 0.5] })),
+        pictures(json!({ "rescale_factor": 0.00784 })),
+        pictures(json!({ "do_center_crop": false, "size": { "shortest_edge": 224 } })),
+        pictures(json!({ "size": { "height": 224, "width": 336 } })),
     ];
     let messages = refused.map(|files| {
         let error = Clip::default().described(&files).unwrap_err();
@@ -241,8 +267,97 @@ fn what_is_not_built_is_refused_by_name() {
     backbone `clip`: config.json describes one tower (clip_vision_model); name weights with both, of a `CLIPModel`
     preprocessor_config.json: `resample`: 1: only 2 (bilinear) and 3 (bicubic) are known
     preprocessor_config.json: `crop_size`: 224 after a resize to 256: both must be the same
+    preprocessor_config.json: `image_std`: must be three numbers, above 0 where they divide
+    preprocessor_config.json: `rescale_factor`: must be 1/255
+    preprocessor_config.json: `do_center_crop`: false: pictures that are not square are not taken
+    preprocessor_config.json: `size`: {"height":224,"width":336}: must be a square
     "#);
     let other = files([("config.json", json!({ "model_type": "bert" }))]);
     assert_eq!(Clip::default().described(&other).unwrap(), None);
     assert_eq!(Siglip::default().described(&other).unwrap(), None);
+}
+
+/// Any value in any field of a configuration gives sizes or a refusal.
+#[test]
+fn no_configuration_panics() {
+    let extremes = [
+        json!(null),
+        json!(0),
+        json!(-1),
+        json!(1e300),
+        json!(u64::MAX),
+        json!("x"),
+        json!(true),
+        json!([1, 2]),
+        json!({ "height": 0 }),
+    ];
+    let open_clip = json!({
+        "model_cfg": { "embed_dim": 16, "quick_gelu": true, "custom_text": true,
+            "vision_cfg": { "image_size": 32, "layers": [1, 1, 1, 1], "width": 64, "head_width": 32,
+                "mlp_ratio": 2.0, "patch_size": 8, "pool_type": "avg" },
+            "text_cfg": { "context_length": 8, "vocab_size": 600, "width": 64, "heads": 2,
+                "layers": 1, "pool_type": "last", "pad_id": 0, "proj_bias": true } },
+        "preprocess_cfg": { "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5],
+            "interpolation": "bicubic", "resize_mode": "squash" },
+    });
+    let mut siglip = large_config();
+    siglip["model_type"] = json!("siglip");
+    let mut timm = open_clip.clone();
+    timm["model_cfg"]["vision_cfg"]["timm_model_name"] = json!("vit_base_patch16_siglip_224");
+    let wholes = [
+        ("config.json", large_config()),
+        ("config.json", siglip),
+        ("open_clip_config.json", open_clip),
+        ("open_clip_config.json", timm),
+        (
+            "preprocessor_config.json",
+            crop(json!({ "shortest_edge": 336 })),
+        ),
+    ];
+    let mut tried = 0;
+    for (name, whole) in wholes {
+        for place in places(&whole, String::new()) {
+            for extreme in &extremes {
+                let mut changed = whole.clone();
+                *changed.pointer_mut(&place).unwrap() = extreme.clone();
+                let mut both = vec![(name.to_string(), changed)];
+                if name == "preprocessor_config.json" {
+                    both.push(("config.json".into(), large_config()));
+                }
+                let description = Description::of(both);
+                for plugin in [&Clip::default() as &dyn Backbone, &Siglip::default()] {
+                    let Ok(Some(options)) = plugin.described(&description) else {
+                        continue;
+                    };
+                    if let Ok(clip) = Clip::from_options(&options) {
+                        assert_eq!(clip.topology().is_ok(), clip.layouts().is_ok());
+                    } else if let Ok(siglip) = Siglip::from_options(&options) {
+                        assert_eq!(siglip.topology().is_ok(), siglip.layouts().is_ok());
+                    }
+                    tried += 1;
+                }
+            }
+        }
+    }
+    assert!(tried > 100, "{tried}");
+}
+
+/// The JSON pointers of all that lies in a value.
+fn places(value: &Value, at: String) -> Vec<String> {
+    let inner: Vec<(String, &Value)> = match value {
+        Value::Object(fields) => fields.iter().map(|(k, v)| (k.clone(), v)).collect(),
+        Value::Array(items) => items
+            .iter()
+            .enumerate()
+            .map(|(i, v)| (i.to_string(), v))
+            .collect(),
+        _ => Vec::new(),
+    };
+    let mut all = Vec::new();
+    for (key, value) in inner {
+        let here = format!("{at}/{key}");
+        all.extend(places(value, here.clone()));
+        all.push(here);
+    }
+    all
 }

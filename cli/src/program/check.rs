@@ -52,13 +52,13 @@ impl Row {
 
 pub fn run(args: &CheckArgs) -> Result<(), Failure> {
     let looker = Looker::open(&args.look)?;
-    let published = of(looker.topology())?;
-    if published.is_empty() {
+    let Some((model, published)) = of(looker.topology())? else {
         return Err(Failure::Sdk(Error::plugin(format!(
             "no values are known for a model of this size; they are for {}",
             published::MODELS.join(", ")
         ))));
-    }
+    };
+    eprintln!("values published for {model}; other weights of its size give others");
     let rows: Vec<Row> = published
         .iter()
         .map(|value| check(value, &looker, args.pictures.as_deref()))
@@ -78,7 +78,7 @@ pub fn run(args: &CheckArgs) -> Result<(), Failure> {
             Ok(())
         }
         (differ, agree) => Err(Failure::Sdk(Error::plugin(format!(
-            "{differ} of {} published values differ",
+            "{differ} of {} values published for {model} differ",
             differ + agree
         )))),
     }

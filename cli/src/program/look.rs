@@ -17,6 +17,8 @@ use super::progress::{DownloadProgress, Progress};
 
 /// Pictures that are opened and looked at together.
 const TOGETHER: usize = 16;
+/// Numbers of a vector that tell encoders apart.
+const PROBED: usize = 16;
 
 /// A frozen encoder, or one with adapters.
 pub enum Looker {
@@ -38,17 +40,31 @@ impl std::ops::Deref for Looker {
 impl Looker {
     /// What `args` name.
     pub fn open(args: &LookArgs) -> Result<Self, Failure> {
+        let compute = model::compute(&args.device)?;
+        let downloads = DownloadProgress::default();
         match (&args.model, &args.weights) {
-            (Some(folder), _) => Ok(Self::Model(Box::new(Model::open(folder)?))),
+            (Some(folder), _) => {
+                let model = Model::open_with(folder, compute, &downloads)?;
+                Ok(Self::Model(Box::new(model)))
+            }
             (None, Some(weights)) => {
-                let compute = model::compute(&args.device)?;
-                let downloads = DownloadProgress::default();
                 let options = options(&args.set)?;
                 let encoder = Encoder::open_with(weights, options, compute, &downloads)?;
                 Ok(Self::Encoder(Box::new(encoder)))
             }
             (None, None) => Err(Failure::Usage("give --weights or --model".into())),
         }
+    }
+
+    /// The first numbers of the vector of a picture that is always the same: other weights,
+    /// adapters, precision or preparation give others.
+    pub fn probe(&self) -> Result<Vec<f32>, Failure> {
+        let shade = |x: u32, y: u32| image::Rgb([(3 * x) as u8, (5 * y) as u8, (x ^ y) as u8]);
+        let picture = RgbImage::from_fn(80, 50, shade);
+        let vector = unit(&self.encode_image(&[picture])?.to_device(&Device::Cpu)?)?;
+        let mut vector = vector.flatten_all()?.to_vec1::<f32>()?;
+        vector.truncate(PROBED);
+        Ok(vector)
     }
 
     /// The vectors `[pictures, E]` of the pictures at `paths`, and the places of those that could

@@ -6,11 +6,12 @@ use candle_core::Tensor;
 use image::{Rgb, RgbImage, imageops};
 use serde::Serialize;
 use twinspan::tasks::picture;
+use twinspan::tasks::ranking::Vectors;
 
 use super::SearchArgs;
 use super::embed::Embedded;
 use super::failure::{Failure, print, print_json};
-use super::look::{self, Looker, pictures_in, unit};
+use super::look::{self, Looker, pictures_in};
 
 /// Side of a picture on the sheet, and the gap around it, in pixels.
 const SIDE: u32 = 160;
@@ -79,25 +80,21 @@ fn rank(
     names: &[String],
     args: &SearchArgs,
 ) -> Result<Vec<Row>, Failure> {
-    let sentences = sentences.to_device(pictures.device())?;
-    let products = unit(&sentences)?.matmul(&unit(pictures)?.t()?)?;
-    let products: Vec<Vec<f32>> = products.to_vec2()?;
-    let rows = args.text.iter().zip(products).map(|(sentence, products)| {
-        let mut order: Vec<usize> = (0..names.len()).collect();
-        order.sort_by(|a, b| products[*b].total_cmp(&products[*a]));
-        order.truncate(args.top as usize);
+    let (mut rows, mut queries) = (Vectors::default(), Vectors::default());
+    rows.push(pictures)?;
+    queries.push(sentences)?;
+    let found = args.text.iter().enumerate().map(|(index, sentence)| {
+        let best = rows.nearest(&queries, index, args.top as usize);
+        let found = best.into_iter().map(|(i, similarity)| Found {
+            image: names[i].clone(),
+            similarity,
+        });
         Row {
             sentence: sentence.clone(),
-            found: order
-                .into_iter()
-                .map(|i| Found {
-                    image: names[i].clone(),
-                    similarity: products[i],
-                })
-                .collect(),
+            found: found.collect(),
         }
     });
-    Ok(rows.collect())
+    Ok(found.collect())
 }
 
 /// The pictures found, a row for each sentence.

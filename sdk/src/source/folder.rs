@@ -89,7 +89,21 @@ impl Folder {
 
     /// What the files beside the weights say.
     pub fn description(&self) -> Result<Description, SourceError> {
-        Description::read(&self.path, &self.names)
+        let mut names = self.names.clone();
+        // Weights of open_clip are what open_clip's file says: timm's and transformers' files may
+        // lie beside them for other weights.
+        let weights = match &self.weights {
+            Some(path) => path
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned()),
+            None => layout::weights(&names).map(String::from),
+        };
+        let of_open_clip = weights.is_some_and(|name| name.starts_with("open_clip"));
+        if of_open_clip && names.contains(layout::OPEN_CLIP) {
+            names.remove(layout::CONFIG);
+            names.remove(layout::PREPROCESSOR);
+        }
+        Description::read(&self.path, &names)
     }
 
     /// The file by which the vocabulary is opened.

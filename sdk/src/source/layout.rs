@@ -11,14 +11,16 @@ use serde::Deserialize;
 use super::SourceError;
 use super::description::json;
 
-/// Weight files and indices of shards by their usual names, the preferred first.
+/// Weight files and indices of shards by their usual names, the preferred first. open_clip's come
+/// before others of their kind: beside them, timm's repositories keep a `model.safetensors` with
+/// the vision tower alone.
 pub const WEIGHTS: [&str; 6] = [
+    "open_clip_model.safetensors",
     "model.safetensors",
     "model.safetensors.index.json",
-    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
-    "open_clip_pytorch_model.bin",
 ];
 
 /// The configuration of `transformers`.

@@ -376,7 +376,7 @@ fn refusals_say_what_to_do() {
     insta::assert_snapshot!(bench.refusal(&bench.hub(), "org/other"), @"there is no model `org/other` on HUB");
     insta::assert_snapshot!(bench.refusal(&bench.hub(), "org/clip@v2"), @"model `org/clip` has no revision `v2` on HUB: name a branch, tag or commit");
     insta::assert_snapshot!(bench.refusal(&bench.hub(), "org/gone"), @"`org/gone` has no file `pytorch_model.bin` on HUB");
-    insta::assert_snapshot!(bench.refusal(&bench.hub(), "org/bare"), @"`org/bare` has no weights under a usual name, nor one weight file alone: looked for model.safetensors, model.safetensors.index.json, open_clip_model.safetensors, pytorch_model.bin, pytorch_model.bin.index.json, open_clip_pytorch_model.bin, or a single *.safetensors, *.pt or *.pth; it holds README.md");
+    insta::assert_snapshot!(bench.refusal(&bench.hub(), "org/bare"), @"`org/bare` has no weights under a usual name, nor one weight file alone: looked for open_clip_model.safetensors, model.safetensors, model.safetensors.index.json, open_clip_pytorch_model.bin, pytorch_model.bin, pytorch_model.bin.index.json, or a single *.safetensors, *.pt or *.pth; it holds README.md");
 }
 
 #[test]

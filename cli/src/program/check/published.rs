@@ -191,22 +191,21 @@ const SIGLIP: &[Published] = &[Published {
     ..PLAIN
 }];
 
-/// The values known of a model of these sizes.
+/// The model that is as large as these sizes, and the values known of it.
 ///
 /// # Errors
 /// A preset does not hold together.
-pub fn of(topology: &Topology) -> Result<&'static [Published]> {
+pub fn of(topology: &Topology) -> Result<Option<(&'static str, &'static [Published])>> {
+    let [vit, resnet, siglip] = MODELS;
     let clip = |preset| Clip::preset(preset).topology();
     if *topology == clip(clip::Preset::VitB32)? {
-        return Ok(VIT_B_32);
+        return Ok(Some((vit, VIT_B_32)));
     }
     if *topology == clip(clip::Preset::Rn50)? {
-        return Ok(RN50);
+        return Ok(Some((resnet, RN50)));
     }
-    match *topology == Siglip::preset(siglip::Preset::Base16At224).topology()? {
-        true => Ok(SIGLIP),
-        false => Ok(&[]),
-    }
+    let base = Siglip::preset(siglip::Preset::Base16At224).topology()?;
+    Ok((*topology == base).then_some((siglip, SIGLIP)))
 }
 
 impl fmt::Display for Published {
