@@ -22,7 +22,7 @@ use crate::sdk::task::{Batch, DataSource, Dataset, Head, Kit, Task};
 use crate::sdk::topology::Topology;
 use crate::sdk::tuned::{Compute, Inputs, Tuned};
 use crate::sdk::{Error, Result, weights};
-use crate::tasks::prepare::prepare;
+use crate::tasks::batches::prepared;
 
 /// A backbone, opened, with whatever adapters a recipe puts beside it.
 ///
@@ -131,7 +131,7 @@ impl Encoder {
         progress: &dyn Progress,
     ) -> Result<Self> {
         let base = weights::open_telling(recipe, progress)?;
-        let kit = kit(recipe, &compute)?;
+        let kit = kit(recipe, &compute, progress)?;
         let mut tuned = Tuned::new(recipe, base, compute)?;
         tuned.prepare(Some(kit.tokenizer.as_ref()), None)?;
         Ok(Self { tuned, kit })
@@ -278,17 +278,7 @@ impl Encoder {
                 tower: Tower::Vision,
             });
         }
-        let preparation = &self.kit.preparation;
-        let size = preparation.size;
-        let mut planes = Vec::new();
-        for picture in pictures {
-            planes.extend(prepare(preparation, picture).map_err(Error::plugin)?);
-        }
-        let shape = (pictures.len(), 3, size, size);
-        let images = Tensor::from_vec(planes, shape, &candle_core::Device::Cpu)?;
-        Ok(images
-            .to_dtype(self.kit.dtype)?
-            .to_device(&self.kit.device)?)
+        prepared(pictures, &self.kit)
     }
 
     /// Sentences as ids `u32 [B, L]`, as long as the backbone's context.
@@ -312,10 +302,15 @@ impl Encoder {
     }
 }
 
-pub(crate) fn kit(recipe: &Recipe, compute: &Compute) -> Result<Kit> {
+/// What data needs of a recipe's backbone, computed with as `compute` says; `progress` is told if
+/// the vocabulary has to be downloaded.
+///
+/// # Errors
+/// The vocabulary is not there, or is another model's.
+pub fn kit(recipe: &Recipe, compute: &Compute, progress: &dyn Progress) -> Result<Kit> {
     Ok(Kit {
         preparation: recipe.backbone.plugin.preparation(),
-        tokenizer: weights::tokenizer(recipe)?,
+        tokenizer: weights::tokenizer_telling(recipe, progress)?,
         context: recipe.backbone.plugin.topology()?.text.context,
         dtype: compute.dtype,
         device: compute.device.clone(),

@@ -27,5 +27,5 @@ mod model;
 pub mod named;
 pub mod scenes;
 
-pub use encoder::{Encoder, Indices, Intermediates};
+pub use encoder::{Encoder, Indices, Intermediates, kit};
 pub use model::Model;

@@ -86,7 +86,7 @@ impl Model {
         let folder = folder.as_ref();
         let recipe = artifact::recipe(folder, None)?;
         let base = weights::open_telling(&recipe, progress)?;
-        let kit = kit(&recipe, &compute)?;
+        let kit = kit(&recipe, &compute, progress)?;
         let tuned = artifact::open_on(folder, &recipe, base, compute)?;
         let encoder = Encoder { tuned, kit };
         Ok(Self { recipe, encoder })
@@ -102,7 +102,7 @@ impl Model {
         let compute = self.encoder.tuned.compute();
         let recipe = artifact::recipe(folder, None)?;
         let base = self.encoder.tuned.base.clone();
-        let kit = kit(&recipe, &compute)?;
+        let kit = kit(&recipe, &compute, &())?;
         let tuned = artifact::open_on(folder, &recipe, base, compute)?;
         let encoder = Encoder { tuned, kit };
         Ok(Self { recipe, encoder })

@@ -47,12 +47,16 @@ enum Source {
 
 impl Frozen {
     /// A weight of `shape` and `dtype` whose row-major little-endian bytes begin at `start` in
-    /// `map`, which maps a file: pages that are not needed any more are given back to the system,
-    /// and read from the file again where they are.
+    /// `map`: pages that are not needed any more are given back to the system, and read from the
+    /// file again where they are.
     ///
     /// # Errors
     /// The bytes would end behind the mapping.
-    pub fn mapped(
+    ///
+    /// # Safety
+    /// `map` maps a file, shared or never written to: given back pages of anything else would
+    /// come back as zeros under those who read them.
+    pub unsafe fn mapped(
         map: Arc<Mmap>,
         start: usize,
         dtype: DType,
@@ -345,7 +349,7 @@ mod tests {
         file.write_all(&vec![0; n * k * 4]).unwrap();
         // SAFETY: the file is anonymous: nobody else can shorten it.
         let map = Arc::new(unsafe { Mmap::map(&file).unwrap() });
-        let stored = |dtype| Frozen::mapped(map.clone(), 0, dtype, (n, k)).unwrap();
+        let stored = |dtype| unsafe { Frozen::mapped(map.clone(), 0, dtype, (n, k)) }.unwrap();
         let single = stored(DType::F32);
         let cases = [
             (stored(DType::F16), false),

@@ -1,7 +1,7 @@
 //! Models of the Hugging Face hub: their ids, the local cache, and who may ask the network.
 //!
 //! Owns when the cache is enough and what is said where it is not. The cache's layout is
-//! [`cache`]'s, the conversation with the hub [`download`]'s; without the feature `hub` the
+//! `hub/cache.rs`'s, the conversation with the hub `hub/download.rs`'s; without the feature `hub` the
 //! latter is not there, and a warm cache is all there is.
 
 mod cache;

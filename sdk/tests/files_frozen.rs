@@ -71,7 +71,7 @@ fn mapped(tensor: &Tensor, odd: bool) -> Frozen {
     file.write_all(&bytes).unwrap();
     // SAFETY: the file is anonymous: nobody else can shorten it.
     let map = Arc::new(unsafe { Mmap::map(&file).unwrap() });
-    Frozen::mapped(map, start, dtype, tensor.dims()).unwrap()
+    unsafe { Frozen::mapped(map, start, dtype, tensor.dims()) }.unwrap()
 }
 
 /// The values, in words that tell apart what is no number, and both zeros.

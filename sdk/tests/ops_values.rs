@@ -74,10 +74,10 @@ fn linear_frozen_from_memory_and_from_a_file() {
     let expected = ops::linear(&x, &w, Some(&b)).unwrap();
     let weights = [
         Frozen::dense(&w),
-        Frozen::mapped(map.clone(), 64, DType::F32, (n, k)).unwrap(),
-        Frozen::mapped(map.clone(), second, DType::F16, (n, k)).unwrap(),
-        Frozen::mapped(map.clone(), odd, DType::F32, (n, k)).unwrap(),
-        Frozen::mapped(map, odd + second - 64, DType::F16, (n, k)).unwrap(),
+        unsafe { Frozen::mapped(map.clone(), 64, DType::F32, (n, k)) }.unwrap(),
+        unsafe { Frozen::mapped(map.clone(), second, DType::F16, (n, k)) }.unwrap(),
+        unsafe { Frozen::mapped(map.clone(), odd, DType::F32, (n, k)) }.unwrap(),
+        unsafe { Frozen::mapped(map, odd + second - 64, DType::F16, (n, k)) }.unwrap(),
         Frozen::dense(&half),
         Frozen::dense(&w.to_dtype(DType::F64).unwrap()),
         Frozen::dense(&w.t().unwrap().contiguous().unwrap().t().unwrap()),

@@ -37,15 +37,13 @@ pub fn spares<'a>(out: &Path, files: impl IntoIterator<Item = &'a Path>) -> Resu
     }
 }
 
-/// What data needs of a recipe's backbone.
+/// What data needs of a recipe's backbone; a download is shown.
 pub fn kit(recipe: &Recipe, compute: &Compute) -> Result<Kit, Failure> {
-    Ok(Kit {
-        preparation: recipe.backbone.plugin.preparation(),
-        tokenizer: weights::tokenizer_telling(recipe, &DownloadProgress::default())?,
-        context: recipe.backbone.plugin.topology()?.text.context,
-        dtype: compute.dtype,
-        device: compute.device.clone(),
-    })
+    Ok(twinspan::kit(
+        recipe,
+        compute,
+        &DownloadProgress::default(),
+    )?)
 }
 
 /// A model folder, opened.

@@ -74,7 +74,8 @@ pub(super) fn read(map: &Arc<Mmap>) -> Result<Named, Refused> {
                 }
                 let whole = data.saturating_add(end);
                 if whole <= map.len() {
-                    let tensor = Frozen::mapped(map.clone(), data + start, dtype, shape)
+                    // SAFETY: `Checkpoint` maps files, read only.
+                    let tensor = unsafe { Frozen::mapped(map.clone(), data + start, dtype, shape) }
                         .map_err(|e| damaged(e.to_string()))?;
                     named.tensors.insert(name, tensor);
                 }

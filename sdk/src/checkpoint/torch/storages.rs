@@ -83,7 +83,8 @@ impl Storages<'_> {
             } else {
                 start + offset * width
             };
-            return Frozen::mapped(self.map.clone(), first, dtype, shape.as_slice())
+            // SAFETY: `Checkpoint` maps files, read only.
+            return unsafe { Frozen::mapped(self.map.clone(), first, dtype, shape.as_slice()) }
                 .map_err(|e| e.to_string());
         }
         // A stride of zero repeats elements and views share storages: copies of them could ask
