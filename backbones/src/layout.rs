@@ -63,53 +63,47 @@ impl Entries {
 
     /// The blocks of a tower in OpenAI's and open_clip's names, behind `transformer`.
     pub fn openai_blocks(&mut self, tower: Tower, layers: usize, width: usize, transformer: &str) {
-        for i in 0..layers {
-            let here = format!("{tower}.blocks.{i}");
-            let there = format!("{transformer}.resblocks.{i}");
-            let fused = format!("{there}.attn.in_proj_");
-            self.fused(
-                &format!("{here}.attention"),
-                &QUERY_KEY_VALUE,
-                &fused,
-                width,
-            );
-            self.layers(
-                &here,
-                &there,
-                [
-                    ("attention.output", "attn.out_proj"),
-                    ("attention.norm", "ln_1"),
-                    ("mlp.norm", "ln_2"),
-                    ("mlp.up", "mlp.c_fc"),
-                    ("mlp.down", "mlp.c_proj"),
-                ],
-            );
-        }
+        let blocks = format!("{transformer}.resblocks");
+        let names = ["attn.out_proj", "ln_1", "ln_2", "mlp.c_fc", "mlp.c_proj"];
+        self.fused_blocks(tower, layers, width, &blocks, "attn.in_proj_", names);
     }
 
     /// The blocks of a tower in timm's names, behind `trunk`.
     pub fn timm_blocks(&mut self, tower: Tower, layers: usize, width: usize, trunk: &str) {
+        let blocks = format!("{trunk}.blocks");
+        let names = ["attn.proj", "norm1", "norm2", "mlp.fc1", "mlp.fc2"];
+        self.fused_blocks(tower, layers, width, &blocks, "attn.qkv.", names);
+    }
+
+    /// Blocks whose query, key and value are one below the other in `fused`; the other layers in
+    /// the order of the array below.
+    fn fused_blocks(
+        &mut self,
+        tower: Tower,
+        layers: usize,
+        width: usize,
+        blocks: &str,
+        fused: &str,
+        [output, first, second, up, down]: [&str; 5],
+    ) {
         for i in 0..layers {
             let here = format!("{tower}.blocks.{i}");
-            let there = format!("{trunk}.blocks.{i}");
-            let fused = format!("{there}.attn.qkv.");
+            let there = format!("{blocks}.{i}");
+            let fused = format!("{there}.{fused}");
             self.fused(
                 &format!("{here}.attention"),
                 &QUERY_KEY_VALUE,
                 &fused,
                 width,
             );
-            self.layers(
-                &here,
-                &there,
-                [
-                    ("attention.output", "attn.proj"),
-                    ("attention.norm", "norm1"),
-                    ("mlp.norm", "norm2"),
-                    ("mlp.up", "mlp.fc1"),
-                    ("mlp.down", "mlp.fc2"),
-                ],
-            );
+            let names = [
+                ("attention.output", output),
+                ("attention.norm", first),
+                ("mlp.norm", second),
+                ("mlp.up", up),
+                ("mlp.down", down),
+            ];
+            self.layers(&here, &there, names);
         }
     }
 
