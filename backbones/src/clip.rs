@@ -184,21 +184,12 @@ impl Backbone for Clip {
         if found.is_none() && !self.is_said() {
             return Ok(None);
         }
-        let pictures = self.pictures.or(Pictures::described(description)?);
-        let mut filled = Self {
-            pictures,
+        let preset = self.preset.map(|p| (p.name(), p.architecture()));
+        let filled = Self {
+            model: CHECK.settle(found, &self.model, preset, Architecture::differs)?,
+            pictures: self.pictures.or(Pictures::described(description)?),
             ..self.clone()
         };
-        match (found, self.preset) {
-            (Some(found), Some(preset)) if found.differs(&preset.architecture())? => {
-                return Err(CHECK.wrong(format!(
-                    "the files beside the weights describe another model than preset = \"{}\": leave it out, or give `model`",
-                    preset.name()
-                )));
-            }
-            (found, None) if self.model.is_none() => filled.model = found,
-            _ => {}
-        }
         Ok(Some(toml::Table::try_from(filled).map_err(Error::plugin)?))
     }
 

@@ -56,6 +56,26 @@ impl Check {
         Error::wrong_use(format!("backbone `{}`: {message}", self.0))
     }
 
+    /// The sizes to keep in options beside which files were found that describe a model: what the
+    /// options say of it themselves, or else what was found. A preset may not be contradicted.
+    pub fn settle<A: Clone>(
+        self,
+        found: Option<A>,
+        said: &Option<A>,
+        preset: Option<(&str, A)>,
+        differ: impl Fn(&A, &A) -> Result<bool>,
+    ) -> Result<Option<A>> {
+        match (found, preset) {
+            (Some(found), Some((name, preset))) if differ(&found, &preset)? => {
+                Err(self.wrong(format!(
+                    "the files beside the weights describe another model than preset = \"{name}\": leave it out, or give `model`"
+                )))
+            }
+            (found, None) if said.is_none() => Ok(found),
+            _ => Ok(said.clone()),
+        }
+    }
+
     /// The shape of a transformer's blocks, whose heads divide their width.
     pub fn blocks(self, said: Blocks) -> Result<BlockShape> {
         let name = |field: &str| format!("{}.{field}", said.tower);

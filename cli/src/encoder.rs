@@ -187,14 +187,6 @@ impl Encoder {
         Ok(self.walk(Tap::vision(At::Logits), &inputs)?.data.detach())
     }
 
-    /// What identifies the frozen weights; see [`Base::digest`](crate::sdk::base::Base::digest).
-    ///
-    /// # Errors
-    /// The weights cannot be read.
-    pub fn digest(&self) -> Result<&str> {
-        Ok(self.tuned.base.digest()?)
-    }
-
     /// The streams after the blocks that `indices` name. A tower none of them needs does not run,
     /// and may be given nothing. Where an adapter makes the towers look at each other, picture
     /// and sentence `i` are a pair.

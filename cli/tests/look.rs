@@ -273,96 +273,59 @@ fn what_was_called_wrongly_is_named() {
     let picture = scenes(&bench.path("pictures"), 1).remove(0).0;
     let model = bench.path("model");
     published(&model);
-    let classify = |weights: &str| {
-        twinspan!(
-            "classify",
-            "--weights",
-            weights,
-            "--image",
-            &picture,
-            "--labels",
-            "a,b"
-        )
-    };
-    has(
-        &classify("pockets").error(2),
-        &["`pockets` is neither", "built in, pocket"],
-    );
     fs::remove_file(model.join("config.json")).unwrap();
-    let said = classify(model.to_str().unwrap()).error(2);
-    has(&said, &["no file beside", "use = \"clip\""]);
-    // Nor is a model guessed where only its family is said.
-    let said = twinspan!(
-        "classify",
-        "--weights",
-        &model,
-        "--image",
-        &picture,
-        "--labels",
-        "a",
-        "--set",
-        "use=siglip"
-    );
-    has(&said.error(2), &["says which `siglip` it is of"]);
-    has(&classify("clip").error(2), &["built in, pocket"]);
-    let said = twinspan!(
-        "classify",
-        "--weights",
-        "pocket",
-        "--image",
-        &picture,
-        "--labels",
-        "a",
-        "--template",
-        "x"
-    );
-    has(&said.error(2), &["--template `x`: write {}"]);
-    let said = twinspan!(
-        "search",
-        "--weights",
-        "pocket",
-        "--images",
-        &model,
-        "--text",
-        "a"
-    );
-    has(&said.error(1), &["holds no pictures"]);
-    let said = twinspan!(
-        "embed",
-        "--weights",
-        "pocket",
-        "--out",
-        bench.path("x.safetensors")
-    );
-    has(&said.error(2), &["nothing to embed"]);
     let index = bench.path("index.safetensors");
     fs::write(&index, b"no vectors").unwrap();
-    let said = twinspan!(
-        "search",
-        "--weights",
-        "pocket",
-        "--index",
-        &index,
-        "--text",
-        "a"
-    );
-    has(&said.error(1), &["it is no file of `embed --images`"]);
-    has(
-        &twinspan!("check", "--weights", "pocket").error(1),
-        &["no values are known"],
-    );
-    let said = twinspan!(
+    let text = |path: &Path| path.to_str().unwrap().to_string();
+    let (picture, model, index) = (text(&picture), text(&model), text(&index));
+    let out = text(&bench.path("x.safetensors"));
+    let classify = [
         "classify",
-        "--weights",
-        "pocket",
         "--image",
         &picture,
         "--labels",
-        "a",
-        "--set",
-        "presets=1"
+        "a,b",
+        "--weights",
+    ];
+    let on_pocket = |command| [command, "--weights", "pocket"];
+    let refused = |start: &[&str], rest: &[&str], code, parts: &[&str]| {
+        let all = start.iter().chain(rest);
+        let said = terminal::run(all.map(std::ffi::OsString::from).collect());
+        has(&said.error(code), parts);
+    };
+    let built_in = "built in, pocket";
+    refused(
+        &classify,
+        &["pockets"],
+        2,
+        &["`pockets` is neither", built_in],
     );
-    has(&said.error(2), &["presets"]);
+    refused(&classify, &["clip"], 2, &[built_in]);
+    refused(
+        &classify,
+        &[&model],
+        2,
+        &["no file beside", "use = \"clip\""],
+    );
+    // Nor is a model guessed where only its family is said.
+    let family = [&model, "--set", "use=siglip"];
+    refused(&classify, &family, 2, &["says which `siglip` it is of"]);
+    let template = ["pocket", "--template", "x"];
+    refused(&classify, &template, 2, &["--template `x`: write {}"]);
+    refused(
+        &classify,
+        &["pocket", "--set", "presets=1"],
+        2,
+        &["presets"],
+    );
+    let search = on_pocket("search");
+    let empty = ["--text", "a", "--images", &model];
+    refused(&search, &empty, 1, &["holds no pictures"]);
+    let damaged = ["--text", "a", "--index", &index];
+    refused(&search, &damaged, 1, &["it is no file of `embed --images`"]);
+    let embed = on_pocket("embed");
+    refused(&embed, &["--out", &out], 2, &["nothing to embed"]);
+    refused(&on_pocket("check"), &[], 1, &["no values are known"]);
 }
 
 /// Pictures as the published processors prepare them, to the bit but for the last division.

@@ -609,10 +609,7 @@ impl Tuned {
                     return Err(Error::NotYetRead { tap: 0 });
                 };
                 let scale = self.encoders.logit_scale.tensor(pass)?.exp()?;
-                let unit = |x: &Tensor| -> Result<Tensor> {
-                    Ok(x.broadcast_div(&x.sqr()?.sum_keepdim(1)?.sqrt()?)?)
-                };
-                let (v, t) = (unit(&vision.data)?, unit(&text.data)?);
+                let (v, t) = (ops::unit(&vision.data)?, ops::unit(&text.data)?);
                 let mut logits = ops::mul(&walk.similarities(&v, &t)?, &scale)?;
                 if let Some(bias) = &self.encoders.logit_bias {
                     logits = ops::add(&logits, &bias.tensor(pass)?)?;

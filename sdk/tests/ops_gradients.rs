@@ -222,6 +222,7 @@ fn elementwise() {
         ops::sigmoid(&t[0])
     });
     check("tanh", std::slice::from_ref(&x), &|t| ops::tanh(&t[0]));
+    check("unit", std::slice::from_ref(&x), &|t| ops::unit(&t[0]));
     check("softmax", std::slice::from_ref(&x), &|t| {
         ops::softmax(&t[0])
     });

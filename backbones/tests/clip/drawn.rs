@@ -55,6 +55,21 @@ pub fn tensor(name: &str, shape: &[usize]) -> Tensor {
     Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
 }
 
+/// The state dict of a golden model, drawn.
+pub fn state(json: &Value) -> HashMap<String, Tensor> {
+    let prefix = json["prefix"].as_str().unwrap();
+    let parameters = json["parameters"].as_object().unwrap();
+    let drawn = parameters.iter().map(|(name, shape)| {
+        let shape: Vec<usize> = serde_json::from_value(shape.clone()).unwrap();
+        let tensor = match name.ends_with("num_batches_tracked") {
+            true => Tensor::zeros((), DType::I64, &Device::Cpu).unwrap(),
+            false => tensor(&format!("{prefix}{name}"), &shape),
+        };
+        (name.clone(), tensor)
+    });
+    drawn.collect()
+}
+
 /// A model of the reference implementations: its configuration, weights, inputs and outputs.
 pub struct Golden {
     pub json: Value,
@@ -86,17 +101,7 @@ impl Golden {
 
     /// The reference's state dict, drawn.
     pub fn state(&self) -> HashMap<String, Tensor> {
-        let prefix = self.json["prefix"].as_str().unwrap();
-        let parameters = self.json["parameters"].as_object().unwrap();
-        let drawn = parameters.iter().map(|(name, shape)| {
-            let shape: Vec<usize> = serde_json::from_value(shape.clone()).unwrap();
-            let tensor = match name.ends_with("num_batches_tracked") {
-                true => Tensor::zeros((), DType::I64, &Device::Cpu).unwrap(),
-                false => tensor(&format!("{prefix}{name}"), &shape),
-            };
-            (name.clone(), tensor)
-        });
-        drawn.collect()
+        state(&self.json)
     }
 
     /// The base that `clip` reads from a file with the reference's state dict.

@@ -17,7 +17,7 @@ use twinspan_sdk::plugin::Plugin;
 use twinspan_sdk::source::Description;
 use twinspan_sdk::{ops, weights};
 
-use crate::drawn::{bare, checkpoint, distance, tensor, walk_both};
+use crate::drawn::{bare, checkpoint, distance, state, walk_both};
 
 /// A golden model.
 pub struct Model {
@@ -71,21 +71,6 @@ impl Model {
         }
         let options = Siglip::default().described(&description).unwrap();
         Arc::new(Siglip::from_options(&options.unwrap()).unwrap())
-    }
-
-    /// The reference's state dict, drawn.
-    pub fn state(&self) -> HashMap<String, Tensor> {
-        let prefix = self.json["prefix"].as_str().unwrap();
-        let parameters = self.json["parameters"].as_object().unwrap();
-        let drawn = parameters.iter().map(|(name, shape)| {
-            let shape: Vec<usize> = serde_json::from_value(shape.clone()).unwrap();
-            let tensor = match name.ends_with("num_batches_tracked") {
-                true => Tensor::zeros((), DType::I64, &Device::Cpu).unwrap(),
-                false => tensor(&format!("{prefix}{name}"), &shape),
-            };
-            (name.clone(), tensor)
-        });
-        drawn.collect()
     }
 }
 
@@ -157,7 +142,7 @@ fn every_model_gives_what_its_reference_gives() {
         let topology = backbone.topology().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("model.safetensors");
-        candle_core::safetensors::save(&model.state(), &file).unwrap();
+        candle_core::safetensors::save(&state(&model.json), &file).unwrap();
         let base = weights::open_file(backbone.as_ref(), &file).unwrap();
         let overlay = Overlay::default();
         let closest = if model.single { 1e-5 } else { 1e-6 };
@@ -218,8 +203,8 @@ fn every_model_gives_what_its_reference_gives() {
 fn layouts_write_what_they_read() {
     for model in Model::all() {
         let backbone = model.backbone();
-        let state = model.state();
-        let file = checkpoint(&state);
+        let drawn = state(&model.json);
+        let file = checkpoint(&drawn);
         let layouts = backbone.layouts().unwrap();
         let map = layouts.iter().max_by_key(|map| map.matches(&file)).unwrap();
         let topology = backbone.topology().unwrap();
@@ -229,7 +214,7 @@ fn layouts_write_what_they_read() {
             .iter()
             .map(|(name, t)| (name.clone(), t.tensor(DType::F32, &Device::Cpu).unwrap()));
         let written = map.write(tensors.collect()).unwrap();
-        let kept = state
+        let kept = drawn
             .iter()
             .filter(|(name, _)| !name.ends_with("num_batches_tracked"));
         let kept: Vec<_> = kept.collect();

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use safetensors::SafeTensors;
-use twinspan::sdk::Error;
 use twinspan::sdk::file::write_whole;
+use twinspan::sdk::{Error, ops};
 
 use super::EmbedArgs;
 use super::failure::{Failure, print};
-use super::look::{Looker, pictures_in, unit};
+use super::look::{Looker, pictures_in};
 
 /// What other machines' rounding may make of a number of a vector of length 1.
 const SAME: f32 = 1e-4;
@@ -64,7 +64,7 @@ fn json(names: &impl serde::Serialize) -> Result<String, Failure> {
 fn written(vectors: &Tensor, to_unit: bool) -> Result<Tensor, Failure> {
     let vectors = vectors.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
     match to_unit {
-        true => unit(&vectors),
+        true => Ok(ops::unit(&vectors)?),
         false => Ok(vectors.contiguous()?),
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 use image::RgbImage;
 use toml::Table;
-use twinspan::sdk::Error;
+use twinspan::sdk::{Error, ops};
 use twinspan::tasks::folders::ENDINGS;
 use twinspan::tasks::picture;
 use twinspan::{Encoder, Model};
@@ -61,7 +61,7 @@ impl Looker {
     pub fn probe(&self) -> Result<Vec<f32>, Failure> {
         let shade = |x: u32, y: u32| image::Rgb([(3 * x) as u8, (5 * y) as u8, (x ^ y) as u8]);
         let picture = RgbImage::from_fn(80, 50, shade);
-        let vector = unit(&self.encode_image(&[picture])?.to_device(&Device::Cpu)?)?;
+        let vector = ops::unit(&self.encode_image(&[picture])?.to_device(&Device::Cpu)?)?;
         let mut vector = vector.flatten_all()?.to_vec1::<f32>()?;
         vector.truncate(PROBED);
         Ok(vector)
@@ -148,12 +148,6 @@ pub fn pictures_in(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
         )))),
         false => Ok(found),
     }
-}
-
-/// Every row brought to length 1.
-pub fn unit(vectors: &Tensor) -> Result<Tensor, Failure> {
-    let length = vectors.sqr()?.sum_keepdim(1)?.sqrt()?;
-    Ok(vectors.broadcast_div(&length)?)
 }
 
 /// The pictures at `paths`.

@@ -36,6 +36,7 @@ mod record;
 mod resize;
 mod select;
 mod softmax;
+mod unit;
 mod waiting;
 mod windows;
 
@@ -56,4 +57,5 @@ pub use pool::avg_pool2d;
 pub use resize::{Interpolation, resize};
 pub use select::select;
 pub use softmax::softmax;
+pub use unit::unit;
 pub use waiting::sleep_soon;

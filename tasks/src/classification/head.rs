@@ -53,7 +53,7 @@ impl SimilarityHead {
     /// prompts' vectors `[prompts, E]`.
     fn lengths(&self, sentences: &Tensor) -> Result<Tensor> {
         let (prompts, width) = sentences.dims2()?;
-        let units = unit(sentences)?;
+        let units = ops::unit(sentences)?;
         let by_class = units.reshape((prompts / self.templates, self.templates, width))?;
         let mean = (by_class.sum(1)? / self.templates as f64)?;
         Ok(mean.sqr()?.sum(1)?.sqrt()?.unsqueeze(0)?)
@@ -112,17 +112,13 @@ impl Head for LinearHead {
     fn forward(&self, features: &[Stream], pass: &mut Pass) -> Result<Tensor> {
         let picture = &features.first().ok_or_else(unread)?.data;
         let width = picture.dim(1)? as f64;
-        self.map.forward(&(unit(picture)? * width.sqrt())?, pass)
+        self.map
+            .forward(&(ops::unit(picture)? * width.sqrt())?, pass)
     }
 
     fn loss(&self, logits: &Tensor, batch: &Batch) -> Result<Tensor> {
         Ok(ops::cross_entropy(logits, &right(batch)?)?)
     }
-}
-
-/// Rows of length 1.
-fn unit(rows: &Tensor) -> Result<Tensor> {
-    Ok(rows.broadcast_div(&rows.sqr()?.sum_keepdim(1)?.sqrt()?)?)
 }
 
 /// The class of each picture of a batch.
