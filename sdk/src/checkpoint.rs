@@ -144,12 +144,17 @@ impl Checkpoint {
             Kind::Json => shards::read(path, &map)?,
             _ => read(path, &map)?,
         };
-        let Named { tensors, skipped } = named.without(PARALLEL);
-        Ok(Self {
+        let Named { tensors, skipped } = named;
+        let read = Self {
             path: path.into(),
             tensors,
             skipped,
-        })
+        };
+        let mut names = read.tensors.keys().chain(read.skipped.keys());
+        match names.all(|name| name.starts_with(PARALLEL)) {
+            true => read.strip_prefix(PARALLEL),
+            false => Ok(read),
+        }
     }
 
     /// Tensors that are in memory already, under the `path` that errors shall name.
@@ -289,25 +294,6 @@ fn unrecognised(path: &Path, looks_like: &'static str) -> CheckpointError {
 struct Named {
     tensors: BTreeMap<String, Frozen>,
     skipped: BTreeMap<String, String>,
-}
-
-impl Named {
-    /// Without the prefix, where every name has it.
-    fn without(self, prefix: &str) -> Self {
-        let mut names = self.tensors.keys().chain(self.skipped.keys());
-        if !names.all(|name| name.starts_with(prefix)) {
-            return self;
-        }
-        let strip = |name: String| {
-            name.strip_prefix(prefix)
-                .map_or_else(String::new, String::from)
-        };
-        let Self { tensors, skipped } = self;
-        Self {
-            tensors: tensors.into_iter().map(|(n, t)| (strip(n), t)).collect(),
-            skipped: skipped.into_iter().map(|(n, t)| (strip(n), t)).collect(),
-        }
-    }
 }
 
 /// Why a format's reader gave up; it does not know the path.

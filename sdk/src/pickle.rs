@@ -116,7 +116,7 @@ impl<'a> Pickle<'a> {
         self.length
     }
 
-    /// All values, each behind those it is made of.
+    /// All values, in the order in which they were made.
     pub fn values(&self) -> impl Iterator<Item = &Value<'a>> {
         self.values.iter()
     }

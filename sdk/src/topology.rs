@@ -223,9 +223,9 @@ impl Topology {
     }
 }
 
-/// The natural logarithm of the factor on similarities.
+/// Name of the parameter `[]` that is the natural logarithm of the factor on similarities.
 pub const LOGIT_SCALE: &str = "logit_scale";
-/// What is added to them behind the factor.
+/// Name of the parameter `[]` that is added to them behind the factor.
 pub const LOGIT_BIAS: &str = "logit_bias";
 
 /// A number that acts on the similarities of pairs.

@@ -60,10 +60,17 @@ fn stored(recipe: &Recipe, progress: &dyn Progress) -> Result<Base> {
         });
     }
     let source = Source::parse(&recipe.weights.weights, Path::new(""))?;
-    open_file(
-        backbone,
-        &source.files(Hub::of_process(), progress)?.weights,
-    )
+    let files = source.files(Hub::of_process(), progress)?;
+    open_file(backbone, &files.weights)
+}
+
+/// Where a recipe's weights are from, if they are there already: a plan is made before that, and
+/// opening them says that they are not.
+fn present(recipe: &Recipe) -> Result<Option<Source>> {
+    Ok(match recipe.weights.source()? {
+        Some(Source::Path(path)) if !path.exists() => None,
+        source => source,
+    })
 }
 
 /// What the files beside a recipe's weights say of them; empty where the weights are from none, or
@@ -72,28 +79,26 @@ fn stored(recipe: &Recipe, progress: &dyn Progress) -> Result<Base> {
 /// # Errors
 /// The model is not on the hub, or a file is no JSON.
 pub fn description(recipe: &Recipe, progress: &dyn Progress) -> Result<Description> {
-    match recipe.weights.source()? {
-        // A plan is made before the weights are there; opening them says that they are not.
-        Some(Source::Path(path)) if !path.exists() => Ok(Description::default()),
+    match present(recipe)? {
         Some(source) => Ok(source.description(Hub::of_process(), progress)?),
         None => Ok(Description::default()),
     }
 }
 
 /// The recipe with what its backbone's options leave open filled in from the files beside its
-/// weights: sizes, how pictures are prepared. Where there are none, the same recipe.
+/// weights: sizes, how pictures are prepared. The same recipe where the weights are from nowhere, or
+/// from a path that is not there yet.
 ///
 /// # Errors
-/// The place that is named is not there; the files describe a model of another family, or one
-/// that the backbone cannot be.
+/// The model is not on the hub; neither files nor options say which model it is; the files
+/// describe one of another family, another than the preset that is named, or one that the
+/// backbone cannot be.
 pub fn described(recipe: &Recipe, progress: &dyn Progress) -> Result<Recipe> {
     let mut recipe = recipe.clone();
-    match recipe.weights.source()? {
-        None => return Ok(recipe),
-        Some(Source::Path(path)) if !path.exists() => return Ok(recipe),
-        Some(_) => {}
-    }
-    let description = description(&recipe, progress)?;
+    let Some(source) = present(&recipe)? else {
+        return Ok(recipe);
+    };
+    let description = source.description(Hub::of_process(), progress)?;
     let Configured { name, plugin, .. } = &recipe.backbone;
     match plugin.described(&description)? {
         Some(options) => recipe.backbone = registry::configured::<BackboneEntry>(name, options)?,
@@ -226,7 +231,8 @@ pub fn expected(topology: &Topology) -> Vec<Expected> {
         .collect()
 }
 
-/// The backbone's layouts, and its canonical names last: what this crate writes itself.
+/// The canonical names, which this crate writes itself, and the backbone's layouts; of equals the
+/// last is taken.
 fn layouts(backbone: &dyn Backbone, expected: &[Expected]) -> Result<Vec<KeyMap>> {
     let mut layouts = vec![KeyMap {
         name: "twinspan",

@@ -117,8 +117,8 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Room for `count` elements of `dtype`, zeros, in pages as large as the system has: it clears
-    /// these four times as fast.
+    /// Room for `count` elements of `dtype`, zeros, in pages as large as the system has, which it
+    /// clears faster.
     fn new(count: usize, dtype: DType) -> Result<Self> {
         let memory = MmapMut::map_anon(count * dtype.size_in_bytes())?;
         #[cfg(target_os = "linux")]

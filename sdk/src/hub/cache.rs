@@ -186,7 +186,8 @@ mod writing {
                 Ok(()) => Ok(()),
             };
             match taken {
-                // Some network file systems know no locks; two downloads are a waste there.
+                // Some network file systems know no locks; of two downloads at once there one may
+                // fail, and the next goes on with what it left.
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(lock),
                 Err(error) => Err(failed("lock", &path)(error)),
                 Ok(()) => Ok(lock),

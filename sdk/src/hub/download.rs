@@ -133,21 +133,16 @@ fn ask(requests: &Requests, options: &HubOptions, id: &HubId) -> Result<Listing,
         id.model(),
         encoded(id.revision())
     );
-    let wrong = |problem: String| HubError::Answer {
-        host: options.endpoint.clone(),
-        what: format!("the files of `{id}`"),
-        problem,
-    };
     let question = Question {
         options,
         id,
         file: None,
     };
     let body = requests.short(question, &url, LONGEST_LISTING)?;
-    let answer: Answer =
-        serde_json::from_slice(&body).map_err(|e| wrong(format!("it is no listing: {e}")))?;
+    let answer: Answer = serde_json::from_slice(&body)
+        .map_err(|e| question.answer(&format!("it is no listing: {e}")))?;
     if !is_commit(&answer.sha) {
-        return Err(wrong("its `sha` is no commit".into()));
+        return Err(question.answer("its `sha` is no commit"));
     }
     let names = answer.siblings.into_iter().map(|file| file.rfilename);
     Ok(Listing {

@@ -9,8 +9,8 @@ use super::{Entry, KeyMap, KeyMapError};
 
 impl KeyMap {
     /// The inverse of [`read`](Self::read): each tensor under its external name, transposed
-    /// where the layout is, parts of a fused tensor gathered, dimensions of one put in front. External tensors of which no part
-    /// is given are left out.
+    /// where the layout is, parts of a fused tensor gathered, dimensions of one put in front.
+    /// External tensors of which no part is given are left out.
     ///
     /// # Errors
     /// A tensor without an entry, a fused tensor of which a part is missing, a shape that does

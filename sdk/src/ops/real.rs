@@ -30,7 +30,8 @@ pub(super) trait Real: WithDType + Default + std::ops::Neg<Output = Self> {
     fn hyperbolic_tangent(self) -> Self;
     fn error_function(self) -> Self;
 
-    /// Calls `f` with the elements of a frozen weight. No copy of them is kept.
+    /// Calls `f` with the elements of a frozen weight: converted for the moment, unless the type has
+    /// a better way.
     fn with_frozen<R>(w: &Frozen, f: impl FnOnce(&[Self]) -> R) -> Result<R> {
         let dense = w.convert(Self::DTYPE, &Device::Cpu)?;
         Ok(f(&view::<Self>(&dense)?))

@@ -234,7 +234,8 @@ impl Question<'_> {
             .ok_or_else(|| self.answer("an address is none, of http or https"))
     }
 
-    fn answer(self, problem: &str) -> HubError {
+    /// What the hub says makes no sense.
+    pub fn answer(self, problem: &str) -> HubError {
         HubError::Answer {
             host: self.options.endpoint.clone(),
             what: match self.file {
