@@ -142,6 +142,7 @@ impl Clip {
     }
 
     fn model(&self) -> Result<Model> {
+        self.pictures.check(CHECK)?;
         self.architecture().check(self.input_size, self.connect)
     }
 }

@@ -53,8 +53,13 @@ impl<'a> Object<'a> {
     }
 
     /// A switch, off where the field is absent.
-    pub fn switch(&self, name: &str) -> bool {
-        self.field(name).and_then(Value::as_bool).unwrap_or(false)
+    pub fn switch(&self, name: &str) -> Result<bool> {
+        match self.field(name) {
+            None => Ok(false),
+            Some(value) => value
+                .as_bool()
+                .ok_or_else(|| self.refused(name, format!("must be true or false, got {value}"))),
+        }
     }
 
     /// A text, or `default`.

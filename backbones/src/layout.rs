@@ -127,7 +127,8 @@ impl Entries {
         }
     }
 
-    fn layers<const N: usize>(&mut self, here: &str, there: &str, names: [(&str, &str); N]) {
+    /// Layers behind `here` and `there`, by both names.
+    pub fn layers<const N: usize>(&mut self, here: &str, there: &str, names: [(&str, &str); N]) {
         for (canonical, external) in names {
             self.layer(
                 &format!("{here}.{canonical}"),
@@ -138,4 +139,5 @@ impl Entries {
     }
 }
 
-const QUERY_KEY_VALUE: [&str; 3] = ["query", "key", "value"];
+/// The parts of a fused projection, in their order.
+pub(crate) const QUERY_KEY_VALUE: [&str; 3] = ["query", "key", "value"];

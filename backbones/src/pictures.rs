@@ -10,6 +10,8 @@ use twinspan_sdk::preparation::{Fit, Preparation, Resampling};
 use twinspan_sdk::source::Description;
 use twinspan_sdk::{Error, Result};
 
+use crate::sizes::Check;
+
 /// Parts of a preparation in place of a family's own.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -50,6 +52,16 @@ impl Pictures {
             std: self.std.or(other.std),
             resampling: self.resampling.or(other.resampling),
             fit: self.fit.or(other.fit),
+        }
+    }
+
+    /// Refuses what no picture can be normalised by.
+    pub(crate) fn check(&self, check: Check) -> Result<()> {
+        let means = self.mean.iter().flatten().all(|n| n.is_finite());
+        let deviations = self.std.iter().flatten().all(|n| n.is_finite() && *n > 0.0);
+        match means && deviations {
+            true => Ok(()),
+            false => Err(check.wrong("pictures: mean and std must be numbers, std above 0")),
         }
     }
 

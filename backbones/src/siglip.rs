@@ -114,6 +114,7 @@ impl Siglip {
     }
 
     fn model(&self) -> Result<Model> {
+        self.pictures.check(CHECK)?;
         self.architecture().check(self.input_size)
     }
 }

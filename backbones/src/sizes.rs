@@ -52,6 +52,16 @@ impl Check {
         }
     }
 
+    /// An id that a table of `vocabulary` rows has.
+    pub fn id(self, name: &str, id: u32, vocabulary: usize) -> Result<u32> {
+        match (id as usize) < vocabulary {
+            true => Ok(id),
+            false => Err(self.wrong(format!(
+                "{name} = {id}: the vocabulary has {vocabulary} ids"
+            ))),
+        }
+    }
+
     pub fn wrong(self, message: impl std::fmt::Display) -> Error {
         Error::wrong_use(format!("backbone `{}`: {message}", self.0))
     }
@@ -66,7 +76,7 @@ impl Check {
         differ: impl Fn(&A, &A) -> Result<bool>,
     ) -> Result<Option<A>> {
         match (found, preset) {
-            (Some(found), Some((name, preset))) if differ(&found, &preset)? => {
+            (Some(found), Some((name, preset))) if said.is_none() && differ(&found, &preset)? => {
                 Err(self.wrong(format!(
                     "the files beside the weights describe another model than preset = \"{name}\": leave it out, or give `model`"
                 )))

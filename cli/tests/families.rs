@@ -483,9 +483,9 @@ fn the_decoder_looks_at_words_alone() {
     }
 }
 
-/// The largest of each family, as a line of what a plan counts.
+/// Large models of each family, as a line of what a plan counts.
 #[test]
-fn the_largest_presets_are_planned_without_weights() {
+fn large_presets_are_planned_without_weights() {
     let line = |family: &str, preset: &str, adapters: &str| {
         let table = format!("use = \"{family}\"\npreset = \"{preset}\"");
         let task = "\n[task]\nuse = \"referring-segmentation\"\n";

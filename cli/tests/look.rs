@@ -166,6 +166,7 @@ fn pocket_tells_colours_apart_and_finds_them() {
     has(&other.error(1), &["it was made with other weights"]);
     let order = ranked[0]["found"].as_array().unwrap();
     let red = pictures.iter().filter(|(_, c)| *c == "red").count();
+    assert!(red > 0);
     for best in &order[..red] {
         let (_, colour) = pictures
             .iter()

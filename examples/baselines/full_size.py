@@ -115,7 +115,7 @@ def main():
             rows = {row["what"]: row["got"] for row in json.loads(said.stdout)}
             for what, values in wanted.items():
                 values = values.flatten().tolist()
-                far = max(abs(a - b) for a, b in zip(values, rows[what]))
+                far = max(abs(a - b) for a, b in zip(values, rows[what], strict=True))
                 print(f"{make.__name__}: {what}: {values}, largest difference {far:.1e}")
 
 

@@ -284,7 +284,7 @@ fn pictures_in_another_order_give_results_in_that_order() {
     }
 }
 
-/// The file names of a split, by class, read off the order of its pictures.
+/// How many examples each split has.
 fn counts(data: &dyn Dataset) -> Vec<(String, usize)> {
     data.splits().into_iter().collect()
 }

@@ -256,6 +256,7 @@ impl Architecture {
 
     fn text(&self, joint: usize) -> Result<Text> {
         let sizes = &self.text;
+        let vocabulary = CHECK.within("text.vocabulary", sizes.vocabulary, MOST_TOKENS)?;
         let blocks = Blocks {
             tower: "text",
             width: sizes.width,
@@ -270,7 +271,7 @@ impl Architecture {
             layers: CHECK.within("text.layers", sizes.layers, MOST_LAYERS)?,
             block: CHECK.blocks(blocks)?,
             context: CHECK.within("text.context", sizes.context, MOST_TOKENS)?,
-            vocabulary: CHECK.within("text.vocabulary", sizes.vocabulary, MOST_TOKENS)?,
+            vocabulary,
             joint,
             projection: Projected::With {
                 bias: sizes.joint_bias,
@@ -281,8 +282,11 @@ impl Architecture {
                         "text.last and text.end say where a sentence is read: give one of them",
                     ));
                 }
-                (Some(LastToken { padding, end }), None) => Reading::Last { padding, end },
-                (None, Some(end)) => Reading::End(end),
+                (Some(LastToken { padding, end }), None) => Reading::Last {
+                    padding: CHECK.id("text.last.padding", padding, vocabulary)?,
+                    end: CHECK.id("text.last.end", end, vocabulary)?,
+                },
+                (None, Some(end)) => Reading::End(CHECK.id("text.end", end, vocabulary)?),
                 (None, None) => Reading::Highest,
             },
         })

@@ -124,7 +124,7 @@ fn open_clip_model(model: &Value) -> Result<Architecture> {
     let text = Object::new("open_clip_config.json, text_cfg", part("text_cfg"));
     Ok(Architecture {
         embed_dim: whole.size("embed_dim", None)?,
-        activation: match whole.switch("quick_gelu") {
+        activation: match whole.switch("quick_gelu")? {
             true => Activation::QuickGelu,
             false => Activation::Gelu,
         },
@@ -155,9 +155,9 @@ const UNKNOWN_OF_VISION: [&str; 4] = [
     "ls_init_value",
     "attentional_pool",
     "pos_embed_type",
-    "cast_dtype",
+    "act_kwargs",
 ];
-const UNKNOWN_OF_TEXT: [&str; 2] = ["ls_init_value", "embed_cls"];
+const UNKNOWN_OF_TEXT: [&str; 3] = ["ls_init_value", "embed_cls", "act_kwargs"];
 
 fn plain(tower: &Object, unknown: &[&str]) -> Result<()> {
     let asked = |name: &&&str| {
@@ -209,8 +209,8 @@ fn vit(vision: &Object) -> Result<VitSizes> {
                 return Err(vision.refused("pool_type", known));
             }
         },
-        no_norm_in: vision.switch("no_ln_pre"),
-        norm_pooled: vision.switch("final_ln_after_pool"),
+        no_norm_in: vision.switch("no_ln_pre")?,
+        norm_pooled: vision.switch("final_ln_after_pool")?,
     })
 }
 
@@ -237,8 +237,8 @@ fn open_clip_text(text: &Object) -> Result<TextSizes> {
         mlp: mlp(text, width)?,
         last,
         end,
-        no_causal_mask: text.switch("no_causal_mask"),
-        joint_bias: text.switch("proj_bias"),
+        no_causal_mask: text.switch("no_causal_mask")?,
+        joint_bias: text.switch("proj_bias")?,
     })
 }
 

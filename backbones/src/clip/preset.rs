@@ -69,9 +69,9 @@ presets! {
     /// A wider ViT-B/16 at 240 pixels.
     VitB16Plus240 = "ViT-B-16-plus-240" => Sizes {
         embed_dim: 640,
-        vision: vit(12, 896, 16, 240),
+        activation: Gelu,
+        vision: VisionSizes::Vit(vit(12, 896, 16, 240)),
         text: (640, 12),
-        ..base(Gelu, 16, 240)
     },
     /// open_clip's ViT-L/14, GELU.
     VitL14Gelu = "ViT-L-14" => large(Gelu, 224),
@@ -107,8 +107,8 @@ struct Sizes {
     text: (usize, usize),
 }
 
-fn vit(layers: usize, width: usize, patch: usize, image_size: usize) -> VisionSizes {
-    VisionSizes::Vit(VitSizes {
+fn vit(layers: usize, width: usize, patch: usize, image_size: usize) -> VitSizes {
+    VitSizes {
         layers,
         width,
         heads: None,
@@ -119,7 +119,7 @@ fn vit(layers: usize, width: usize, patch: usize, image_size: usize) -> VisionSi
         pooling: Pooling::Class,
         no_norm_in: false,
         norm_pooled: false,
-    })
+    }
 }
 
 /// Patches of 14 pixels, heads and MLPs of given widths.
@@ -130,21 +130,18 @@ fn headed(
     mlp: usize,
     image_size: usize,
 ) -> VisionSizes {
-    match vit(layers, width, 14, image_size) {
-        VisionSizes::Vit(sizes) => VisionSizes::Vit(VitSizes {
-            head_width: Some(head_width),
-            mlp: Some(mlp),
-            ..sizes
-        }),
-        other => other,
-    }
+    VisionSizes::Vit(VitSizes {
+        head_width: Some(head_width),
+        mlp: Some(mlp),
+        ..vit(layers, width, 14, image_size)
+    })
 }
 
 fn base(activation: Activation, patch: usize, image_size: usize) -> Sizes {
     Sizes {
         embed_dim: 512,
         activation,
-        vision: vit(12, 768, patch, image_size),
+        vision: VisionSizes::Vit(vit(12, 768, patch, image_size)),
         text: (512, 12),
     }
 }
@@ -153,7 +150,7 @@ fn large(activation: Activation, image_size: usize) -> Sizes {
     Sizes {
         embed_dim: 768,
         activation,
-        vision: vit(24, 1024, 14, image_size),
+        vision: VisionSizes::Vit(vit(24, 1024, 14, image_size)),
         text: (768, 12),
     }
 }

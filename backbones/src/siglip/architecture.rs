@@ -181,13 +181,6 @@ impl Architecture {
             eps: EPS,
         })?;
         let vocabulary = CHECK.within("text.vocabulary", sizes.vocabulary, MOST_TOKENS)?;
-        for (name, id) in [("text.padding", sizes.padding), ("text.end", sizes.end)] {
-            if id as usize >= vocabulary {
-                return Err(CHECK.wrong(format!(
-                    "{name} = {id}: the vocabulary has {vocabulary} ids"
-                )));
-            }
-        }
         Ok(Text {
             layers: CHECK.within("text.layers", sizes.layers, MOST_LAYERS)?,
             block,
@@ -205,8 +198,8 @@ impl Architecture {
                 }
             },
             reading: Reading::Last {
-                padding: sizes.padding,
-                end: sizes.end,
+                padding: CHECK.id("text.padding", sizes.padding, vocabulary)?,
+                end: CHECK.id("text.end", sizes.end, vocabulary)?,
             },
         })
     }

@@ -180,7 +180,7 @@ fn open_clip(config: &Value) -> Result<Architecture> {
 }
 
 fn open_clip_text(text: &Object) -> Result<TextSizes> {
-    if !text.switch("no_causal_mask") {
+    if !text.switch("no_causal_mask")? {
         return Err(text.refused(
             "no_causal_mask",
             "is false; a SigLIP's words see all others",

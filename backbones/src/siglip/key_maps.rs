@@ -8,7 +8,7 @@ use twinspan_sdk::key_map::KeyMap;
 use twinspan_sdk::site::Tower;
 
 use super::architecture::Model;
-use crate::layout::{BOTH, Entries, WEIGHT};
+use crate::layout::{BOTH, Entries, QUERY_KEY_VALUE, WEIGHT};
 use crate::text::Projected;
 
 /// The layout of `SiglipModel` in Hugging Face's transformers.
@@ -36,17 +36,15 @@ pub(super) fn transformers(model: &Model) -> KeyMap {
     let head = |name: &str| vision(&format!("head.{name}"));
     entries.leading("vision.pool.probe", &head("probe"), 2);
     let width = model.vision.block.width;
-    let layers = ["query", "key", "value"];
-    entries.fused("vision.pool", &layers, &head("attention.in_proj_"), width);
-    for (canonical, external) in [
+    let fused = head("attention.in_proj_");
+    entries.fused("vision.pool", &QUERY_KEY_VALUE, &fused, width);
+    let names = [
         ("output", "attention.out_proj"),
         ("norm", "layernorm"),
         ("up", "mlp.fc1"),
         ("down", "mlp.fc2"),
-    ] {
-        let canonical = format!("vision.pool.{canonical}");
-        entries.layer(&canonical, &head(external), BOTH);
-    }
+    ];
+    entries.layers("vision.pool", "vision_model.head", names);
     KeyMap {
         name: "transformers",
         entries: entries.into(),
@@ -78,16 +76,14 @@ pub(super) fn open_clip(model: &Model) -> KeyMap {
     let pool = |name: &str| trunk(&format!("attn_pool.{name}"));
     entries.leading("vision.pool.probe", &pool("latent"), 2);
     entries.fused("vision.pool", &["key", "value"], &pool("kv."), width);
-    for (canonical, external) in [
+    let names = [
         ("query", "q"),
         ("output", "proj"),
         ("norm", "norm"),
         ("up", "mlp.fc1"),
         ("down", "mlp.fc2"),
-    ] {
-        let canonical = format!("vision.pool.{canonical}");
-        entries.layer(&canonical, &pool(external), BOTH);
-    }
+    ];
+    entries.layers("vision.pool", "visual.trunk.attn_pool", names);
     KeyMap {
         name: "open_clip",
         entries: entries.into(),

@@ -22,6 +22,8 @@ const LARGEST: u64 = 1 << 27;
 #[derive(Debug)]
 pub(crate) struct Pieces {
     source: Source,
+    /// Ids are below this.
+    size: usize,
     padding: u32,
     end: u32,
 }
@@ -69,7 +71,14 @@ impl Pieces {
             Some(path) => {
                 let file = file(path);
                 let pipeline = read(&file)?;
-                let size = pipeline.get_vocab_size(true);
+                let size = rows(&pipeline);
+                // What it cannot cut would silently be no words at all.
+                if let Err(error) = pipeline.encode_fast(STRANGE, false) {
+                    return Err(Error::wrong_use(format!(
+                        "{}: cuts not every sentence: {error}",
+                        file.display()
+                    )));
+                }
                 let cleaning = match pipeline.get_model() {
                     ModelWrapper::Unigram(_) => Cleaning::Canonical,
                     _ => Cleaning::Lower,
@@ -92,6 +101,7 @@ impl Pieces {
             Some(_) if 2 * size < text.vocabulary => Err(misfit(path, size, text.vocabulary)),
             _ if size <= text.vocabulary => Ok(Self {
                 source,
+                size,
                 padding,
                 end,
             }),
@@ -117,8 +127,8 @@ impl Pieces {
                 let clean = cleaning.clean(sentence);
                 match pipeline.encode_fast(clean, false) {
                     Ok(encoding) => encoding.get_ids().to_vec(),
-                    // A pipeline that was read does not fail on text; no words are better than a
-                    // panic.
+                    // It cut what is in no vocabulary when it was opened; no words are better
+                    // than a panic.
                     Err(_) => Vec::new(),
                 }
             }
@@ -141,10 +151,7 @@ impl Tokenizer for Pieces {
     }
 
     fn vocabulary(&self) -> usize {
-        match &self.source {
-            Source::File { pipeline, .. } => pipeline.get_vocab_size(true),
-            Source::Bytes => FIRST_BYTE as usize + 256,
-        }
+        self.size
     }
 
     fn padding(&self) -> u32 {
@@ -166,6 +173,15 @@ impl Cleaning {
             }
         }
     }
+}
+
+/// A character that no vocabulary has as a piece: one of the private use area.
+const STRANGE: &str = "\u{e000}";
+
+/// Rows that a table for its ids needs: the highest id and one.
+fn rows(pipeline: &Pipeline) -> usize {
+    let vocabulary = pipeline.get_vocab(true);
+    vocabulary.values().max().map_or(0, |id| *id as usize + 1)
 }
 
 fn misfit(path: Option<&Path>, size: usize, rows: usize) -> Error {

@@ -76,6 +76,16 @@ fn what_does_not_fit_together_is_refused() {
             "vision.width = 64 is not a multiple of 3 (the number of heads)",
         ),
         (
+            "input_size = 32",
+            "pictures = { std = [0.5, 0.0, 0.5] }",
+            "mean and std must be numbers, std above 0",
+        ),
+        (
+            "context = 20",
+            "context = 20, last = { padding = 0, end = 600 }",
+            "text.last.end = 600: the vocabulary has 600 ids",
+        ),
+        (
             "heads = 2",
             "head_width = 48",
             "vision.width = 64 is not a multiple of 48 (the head width)",

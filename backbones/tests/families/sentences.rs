@@ -152,13 +152,17 @@ fn what_is_no_tokenizer_of_the_model_is_refused() {
     };
     let mut other = unigram();
     other["model"]["vocab"][1][0] = json!("▁the");
+    let mut deaf = unigram();
+    deaf["model"]["unk_id"] = json!(null);
     let messages = [
+        message(open(&small(10, 1), &deaf)),
         message(small(258, 1).tokenizer(None)),
         message(small(10, 1).tokenizer(Some(Path::new("nowhere/tokenizer.json")))),
         message(open(&small(10, 1), &json!({ "version": "1.0" }))),
         message(open(&small(10, 1), &other)),
     ];
     insta::assert_snapshot!(messages.join("\n"), @"
+    tokenizer.json: cuts not every sentence: Encountered an unknown token but `unk_id` is missing
     no vocabulary is named, and the backbone's 258 words are fewer than the 259 of bytes alone: name a tokenizer.json or a folder with one
     tokenizer.json: cannot be read: No such file or directory (os error 2); name a tokenizer.json or a folder with one
     tokenizer.json: Model missing. at line 1 column 17

@@ -4,7 +4,7 @@
 //! (`images`, `texts`) and what the same encoder gives again of one picture (`probe`).
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use safetensors::SafeTensors;
@@ -14,6 +14,7 @@ use twinspan::sdk::{Error, ops};
 use super::EmbedArgs;
 use super::failure::{Failure, print};
 use super::look::{Looker, pictures_in};
+use super::model::has_folder;
 
 /// What other machines' rounding may make of a number of a vector of length 1.
 const SAME: f32 = 1e-4;
@@ -34,12 +35,14 @@ pub fn run(args: &EmbedArgs) -> Result<(), Failure> {
             missing.display()
         )));
     }
+    has_folder("--out", &args.out)?;
     let looker = Looker::open(&args.look)?;
     let mut tensors = Vec::new();
     let mut metadata = HashMap::from([("probe".to_string(), json(&looker.probe()?)?)]);
     if !paths.is_empty() {
         let (vectors, opened) = looker.vectors(&paths)?;
-        let names: Vec<&PathBuf> = opened.into_iter().map(|i| &paths[i]).collect();
+        let names = opened.into_iter().map(|i| paths[i].display().to_string());
+        let names: Vec<String> = names.collect();
         metadata.insert("images".into(), json(&names)?);
         tensors.push(("image", written(&vectors, args.unit)?));
     }

@@ -37,6 +37,16 @@ pub fn spares<'a>(out: &Path, files: impl IntoIterator<Item = &'a Path>) -> Resu
     }
 }
 
+/// Refuses a file to write whose folder is not there, before the work and not behind it.
+pub fn has_folder(option: &str, file: &Path) -> Result<(), Failure> {
+    match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => Err(Failure::Usage(
+            format!("{option}: the folder {} does not exist", folder.display()),
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// What data needs of a recipe's backbone; a download is shown.
 pub fn kit(recipe: &Recipe, compute: &Compute) -> Result<Kit, Failure> {
     Ok(twinspan::kit(

@@ -1,7 +1,5 @@
 //! `twinspan search`: the pictures that a sentence describes best.
 
-use std::path::{Path, PathBuf};
-
 use candle_core::Tensor;
 use image::{Rgb, RgbImage, imageops};
 use serde::Serialize;
@@ -11,7 +9,8 @@ use twinspan::tasks::ranking::Vectors;
 use super::SearchArgs;
 use super::embed::Embedded;
 use super::failure::{Failure, print, print_json};
-use super::look::{self, Looker, pictures_in};
+use super::look::{Looker, pictures_in};
+use super::model::has_folder;
 
 /// Side of a picture on the sheet, and the gap around it, in pixels.
 const SIDE: u32 = 160;
@@ -35,6 +34,9 @@ struct Found {
 
 pub fn run(args: &SearchArgs) -> Result<(), Failure> {
     let paths = args.images.as_deref().map(pictures_in).transpose()?;
+    if let Some(file) = &args.sheet {
+        has_folder("--sheet", file)?;
+    }
     let looker = Looker::open(&args.look)?;
     let (pictures, names) = match (&args.index, paths) {
         (Some(index), _) => {
@@ -51,13 +53,19 @@ pub fn run(args: &SearchArgs) -> Result<(), Failure> {
     let texts: Vec<&str> = args.text.iter().map(String::as_str).collect();
     let sentences = looker.encode_text(&texts)?;
     let rows = rank(&pictures, &sentences, &names, args)?;
-    if let Some(file) = &args.sheet {
-        picture::save_picture(file, &sheet(&rows)?)?;
+    match args.json {
+        true => print_json(&rows)?,
+        false => show(&rows)?,
     }
-    if args.json {
-        return print_json(&rows);
+    // Last: pictures of an index may have moved since.
+    match &args.sheet {
+        Some(file) => Ok(picture::save_picture(file, &sheet(&rows)?)?),
+        None => Ok(()),
     }
-    for row in &rows {
+}
+
+fn show(rows: &[Row]) -> Result<(), Failure> {
+    for row in rows {
         if rows.len() > 1 {
             print(&row.sentence)?;
         }
@@ -109,21 +117,17 @@ fn sheet(rows: &[Row]) -> Result<RgbImage, Failure> {
     let mut sheet = RgbImage::from_pixel(size(columns), size(rows.len()), Rgb([255; 3]));
     for (y, row) in rows.iter().enumerate() {
         for (x, found) in row.found.iter().take(MOST_COLUMNS).enumerate() {
-            let paths: [PathBuf; 1] = [Path::new(&found.image).into()];
-            for picture in look::open_all(&paths)? {
-                let small = image::DynamicImage::from(picture)
-                    .thumbnail(SIDE, SIDE)
-                    .into_rgb8();
-                let middle = |length: u32| i64::from((SIDE - length.min(SIDE)) / 2);
-                let (left, top) = (size(x), size(y));
-                let (dx, dy) = (middle(small.width()), middle(small.height()));
-                imageops::replace(
-                    &mut sheet,
-                    &small,
-                    i64::from(left) + dx,
-                    i64::from(top) + dy,
-                );
-            }
+            let picture = image::DynamicImage::from(picture::open(&found.image)?);
+            let small = picture.thumbnail(SIDE, SIDE).into_rgb8();
+            let middle = |length: u32| i64::from((SIDE - length.min(SIDE)) / 2);
+            let (left, top) = (size(x), size(y));
+            let (dx, dy) = (middle(small.width()), middle(small.height()));
+            imageops::replace(
+                &mut sheet,
+                &small,
+                i64::from(left) + dx,
+                i64::from(top) + dy,
+            );
         }
     }
     Ok(sheet)

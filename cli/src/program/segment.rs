@@ -1,6 +1,6 @@
 //! `twinspan segment`: a picture and sentences to masks and overlays.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use candle_core::Device;
 use serde::Serialize;
@@ -12,7 +12,7 @@ use twinspan::tasks::referring_segmentation::predict::segment;
 
 use super::SegmentArgs;
 use super::failure::{Failure, print, print_json};
-use super::model::Model;
+use super::model::{Model, has_folder};
 
 /// The colour of the mask in an overlay.
 const TINT: [u8; 3] = [230, 57, 70];
@@ -31,14 +31,8 @@ struct Row {
 }
 
 pub fn run(args: &SegmentArgs) -> Result<(), Failure> {
-    if let Some(folder) = args.logits.as_deref().and_then(Path::parent)
-        && !folder.as_os_str().is_empty()
-        && !folder.is_dir()
-    {
-        return Err(Failure::Usage(format!(
-            "--logits: the folder {} does not exist",
-            folder.display()
-        )));
+    if let Some(file) = &args.logits {
+        has_folder("--logits", file)?;
     }
     let image = picture::open(&args.image)?;
     let model = Model::open(&args.model)?;

@@ -40,8 +40,8 @@ pub struct BaseArgs {
     #[arg(long, conflicts_with = "stored")]
     file: Option<PathBuf>,
     /// How often everything is measured
-    #[arg(long, default_value_t = 5)]
-    repeats: usize,
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    repeats: u64,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -172,7 +172,7 @@ struct Report {
     /// Bytes of all values in the working precision.
     size_bytes: u64,
     threads: usize,
-    repeats: usize,
+    repeats: u64,
     turns: Vec<Turns>,
 }
 
@@ -200,10 +200,12 @@ fn failed(what: &str) -> impl Fn(std::io::Error) -> Failure + use<> {
 }
 
 /// The frozen model, with the smallest head that a recipe can have.
-fn recipe(preset: &str, weights: &Path) -> Result<Recipe, Failure> {
+fn recipe(args: &BaseArgs, weights: &Path) -> Result<Recipe, Failure> {
     let head = "use = 'referring-segmentation'\nwidth = 32\nlayers = 1\nheads = 2\nffn = 32";
     let text = format!(
-        "[backbone]\nuse = 'clip'\npreset = {preset:?}\ntokenizer = 'bytes'\nweights = {:?}\n[task]\n{head}",
+        "[backbone]\nuse = 'clip'\npreset = {:?}\ntokenizer = 'bytes'\nprecision = {:?}\nweights = {:?}\n[task]\n{head}",
+        args.preset,
+        args.precision.name(),
         weights.to_string_lossy()
     );
     Ok(Recipe::parse(&text, "bench base")?)
@@ -226,13 +228,10 @@ impl View for &Made {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        // Every byte of a number is drawn but its sign and exponent, which keep it near 0.02.
-        let (width, high) = match self.dtype {
-            Dtype::F16 => (2, 0x24),
-            _ => (
-                self.data_len() / self.shape.iter().product::<usize>().max(1),
-                0x3c,
-            ),
+        // Every bit of a number is drawn, its sign too, but the exponent, which keeps it near 0.02.
+        let high = match self.dtype {
+            Dtype::F16 => 0x24,
+            _ => 0x3c,
         };
         let mut state = self.seed | 1;
         let mut bytes = Vec::with_capacity(self.data_len() + 8);
@@ -244,7 +243,7 @@ impl View for &Made {
             bytes.extend_from_slice(&state.to_le_bytes());
         }
         bytes.truncate(self.data_len());
-        for number in bytes.chunks_exact_mut(width) {
+        for number in bytes.chunks_exact_mut(self.width()) {
             if let Some(last) = number.last_mut() {
                 *last = high | *last & 0x80;
             }
@@ -253,14 +252,20 @@ impl View for &Made {
     }
 
     fn data_len(&self) -> usize {
-        let width = if self.dtype == Dtype::F32 { 4 } else { 2 };
-        self.shape.iter().product::<usize>() * width
+        self.shape.iter().product::<usize>() * self.width()
+    }
+}
+
+impl Made {
+    /// Bytes of a number.
+    fn width(&self) -> usize {
+        if self.dtype == Dtype::F32 { 4 } else { 2 }
     }
 }
 
 /// Writes made-up weights of the model under its canonical names.
 fn generate(args: &BaseArgs, to: &Path) -> Result<(), Failure> {
-    let recipe = recipe(&args.preset, to)?;
+    let recipe = recipe(args, to)?;
     let topology = recipe.backbone.plugin.topology()?;
     let made: Vec<(String, Made)> = topology
         .parameters()
@@ -283,7 +288,7 @@ fn generate(args: &BaseArgs, to: &Path) -> Result<(), Failure> {
 
 /// Takes turns at both states of the cache, and prints what came of it.
 fn measure(args: &BaseArgs, file: &Path, stored: Option<Precision>) -> Result<(), Failure> {
-    let topology = recipe(&args.preset, file)?.backbone.plugin.topology()?;
+    let topology = recipe(args, file)?.backbone.plugin.topology()?;
     let values: usize = topology.parameters().map(|p| p.count()).sum();
     let size = values as u64 * args.precision.dtype().size_in_bytes() as u64;
     let name = file.display().to_string();
@@ -295,8 +300,8 @@ fn measure(args: &BaseArgs, file: &Path, stored: Option<Precision>) -> Result<()
             continue;
         }
         let mut all = Vec::new();
-        for i in 0..args.repeats.max(1) {
-            eprintln!("{cache} cache, turn {} of {}", i + 1, args.repeats.max(1));
+        for i in 0..args.repeats {
+            eprintln!("{cache} cache, turn {} of {}", i + 1, args.repeats);
             all.push(turn(args, file, cache == "cold")?);
         }
         turns.push(summary(cache, &all, size));
@@ -309,7 +314,7 @@ fn measure(args: &BaseArgs, file: &Path, stored: Option<Precision>) -> Result<()
         file_bytes,
         size_bytes: size,
         threads: rayon::current_num_threads(),
-        repeats: args.repeats.max(1),
+        repeats: args.repeats,
         turns,
     };
     if args.json {
@@ -335,7 +340,7 @@ fn turn(args: &BaseArgs, file: &Path, cold: bool) -> Result<Turn, Failure> {
             first_pass,
             second_pass,
         }),
-        _ => Err(Failure::Usage("a measured process stopped early".into())),
+        _ => Err(Error::plugin("a measured process stopped early").into()),
     }
 }
 
@@ -368,8 +373,11 @@ fn child(
             all.push(serde_json::from_str(&line.map_err(&failed)?).map_err(Error::plugin)?);
         }
     }
-    process.wait().map_err(&failed)?;
-    Ok((first, all))
+    let status = process.wait().map_err(&failed)?;
+    match status.success() {
+        true => Ok((first, all)),
+        false => Err(Error::plugin(format!("a measured process failed: {status}")).into()),
+    }
 }
 
 fn tell(seconds: f64) -> Result<(), Failure> {
@@ -391,8 +399,8 @@ fn read(path: &Path) -> Result<(), Failure> {
 
 fn ready(args: &BaseArgs, file: &Path) -> Result<(), Failure> {
     let begin = Instant::now();
-    let recipe = recipe(&args.preset, file)?;
-    let base = weights::open(&recipe)?.in_precision(args.precision.dtype());
+    let recipe = recipe(args, file)?;
+    let base = weights::open(&recipe)?;
     let tuned = Tuned::new(&recipe, base, Compute::default())?;
     tuned.warm()?;
     tell(begin.elapsed().as_secs_f64())?;

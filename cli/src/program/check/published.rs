@@ -211,8 +211,7 @@ pub fn of(topology: &Topology) -> Result<Option<(&'static str, &'static [Publish
 impl fmt::Display for Published {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match self.value {
-            Value::Image => "vector",
-            Value::Text => "vector",
+            Value::Image | Value::Text => "vector",
             Value::Logits => "logits",
             Value::Probabilities => "probabilities",
             Value::Grey(_) if self.texts.is_empty() => "vector",
