@@ -167,9 +167,7 @@ impl Vit {
             Ends::Probe(probe) => (None, End::Probe(Box::new(ProbePool::load(weights, probe)?))),
         };
         Ok(VitEncoder {
-            side: self.side(),
-            channels: self.channels,
-            pixels: self.pixels,
+            shape: *self,
             patch: Conv2d::load(weights, "vision.patch", cut)?,
             front,
             positions: weights.parameter("vision.position")?,
@@ -184,9 +182,7 @@ impl Vit {
 
 /// Pictures `[B, 3, S, S]` to patches `[B, N, D]`, behind a class token where there is one.
 pub(crate) struct VitEncoder {
-    side: usize,
-    channels: usize,
-    pixels: usize,
+    shape: Vit,
     patch: Conv2d,
     front: Option<Front>,
     /// `[N, D]`, or `[1 + N, D]` with a class token.
@@ -215,11 +211,11 @@ enum End {
 
 impl Encoder for VitEncoder {
     fn tokens(&self, input: &Tensor, hooks: &PlaceHooks, pass: &mut Pass) -> Result<Stream> {
-        let batch = pictures(input, self.channels, self.pixels)?;
+        let batch = pictures(input, self.shape.channels, self.shape.pixels)?;
         let patch = hooks.projection(Projection::Patch);
         let map = patch.forward(&self.patch, input, pass)?;
         let patches = map.flatten_from(2)?.transpose(1, 2)?;
-        let grid = (self.side, self.side);
+        let grid = (self.shape.side(), self.shape.side());
         let Some(front) = &self.front else {
             return Ok(Stream::patches(patches, 0, grid));
         };
@@ -266,7 +262,8 @@ impl Encoder for VitEncoder {
             }
             End::Probe(pool) => pool.dense(&patches, hooks, pass)?,
         };
-        Ok(Stream::patches(dense, 0, (self.side, self.side)))
+        let side = self.shape.side();
+        Ok(Stream::patches(dense, 0, (side, side)))
     }
 
     fn pooled(&self, stream: &Stream, hooks: &PlaceHooks, pass: &mut Pass) -> Result<Tensor> {

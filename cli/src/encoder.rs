@@ -22,7 +22,7 @@ use crate::sdk::task::{Batch, DataSource, Dataset, Head, Kit, Task};
 use crate::sdk::topology::Topology;
 use crate::sdk::tuned::{Compute, Inputs, Tuned};
 use crate::sdk::{Error, Result, weights};
-use crate::tasks::batches::prepared;
+use crate::tasks::batches::{all_pairs, prepared};
 
 /// A backbone, opened, with whatever adapters a recipe puts beside it.
 ///
@@ -178,11 +178,10 @@ impl Encoder {
     /// # Errors
     /// There is no picture or no sentence, or a picture is empty.
     pub fn similarities(&self, pictures: &[RgbImage], sentences: &[&str]) -> Result<Tensor> {
-        let pairs = |picture: u32| (0..sentences.len() as u32).map(move |s| (picture, s));
         let inputs = Inputs {
             images: Some(self.pictures(pictures)?),
             tokens: Some(self.tokens(sentences)?),
-            pairs: (0..pictures.len() as u32).flat_map(pairs).collect(),
+            pairs: all_pairs(pictures.len(), sentences.len()),
         };
         Ok(self.walk(Tap::vision(At::Logits), &inputs)?.data.detach())
     }

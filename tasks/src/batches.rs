@@ -1,7 +1,7 @@
 //! Pictures and sentences as tensors, for tasks that take whole pictures.
 //!
-//! Owns opening, preparation and encoding; which items stand in a batch is the
-//! tasks'.
+//! Owns opening, preparation and encoding, and what such tasks ask of examples
+//! and words; which items stand in a batch is theirs.
 
 use std::path::Path;
 
@@ -9,6 +9,7 @@ use candle_core::{Device, Tensor};
 use image::RgbImage;
 use rayon::prelude::*;
 use twinspan_sdk::task::Kit;
+use twinspan_sdk::topology::Topology;
 use twinspan_sdk::{Error, Result};
 
 use crate::picture;
@@ -42,6 +43,40 @@ fn placed(planes: Vec<Result<Vec<f32>>>, kit: &Kit) -> Result<Tensor> {
     let planes = planes.into_iter().collect::<Result<Vec<_>>>()?.concat();
     let images = Tensor::from_vec(planes, (count, 3, size, size), &Device::Cpu)?;
     Ok(images.to_dtype(kit.dtype)?.to_device(&kit.device)?)
+}
+
+/// Every picture with every sentence, picture by picture.
+pub fn all_pairs(pictures: usize, sentences: usize) -> Vec<(u32, u32)> {
+    let each = |picture: usize| (0..sentences as u32).map(move |s| (picture as u32, s));
+    (0..pictures).flat_map(each).collect()
+}
+
+/// Example `index` of a split.
+///
+/// # Errors
+/// The split has not as many.
+pub(crate) fn example<'a, T>(examples: &'a [T], split: &str, index: usize) -> Result<&'a T> {
+    examples.get(index).ok_or_else(|| {
+        Error::wrong_use(format!(
+            "example {index} of split `{split}` was asked for; it has {}",
+            examples.len()
+        ))
+    })
+}
+
+/// Refuses sentences that the backbone cannot take, or that have no word.
+pub(crate) fn words_fit(task: &'static str, words: usize, topology: &Topology) -> Result<()> {
+    let context = topology.text.context;
+    match words == 0 || (3..=context).contains(&words) {
+        true => Ok(()),
+        false => Err(Error::Options {
+            kind: "task",
+            name: task.into(),
+            message: format!(
+                "`words` must be 0 or lie between 3 and {context}, the backbone's longest sentence; got {words}"
+            ),
+        }),
+    }
 }
 
 /// Sentences as ids, all of one length.

@@ -22,6 +22,7 @@ use twinspan_sdk::task::{DataSource, Dataset, Head, Kit, Task};
 use twinspan_sdk::topology::{Contrast, Topology};
 use twinspan_sdk::{Error, Result};
 
+use crate::batches::words_fit;
 use crate::folders::Labelled;
 use dataset::LabelledData;
 use head::{LinearHead, SimilarityHead};
@@ -178,21 +179,6 @@ impl Classification {
     fn fits(&self, topology: &Topology) -> Result<()> {
         self.check()?;
         words_fit(Self::NAME, self.words, topology)
-    }
-}
-
-/// Refuses sentences that the backbone cannot take, or that have no word.
-pub(crate) fn words_fit(task: &'static str, words: usize, topology: &Topology) -> Result<()> {
-    let context = topology.text.context;
-    match words == 0 || (3..=context).contains(&words) {
-        true => Ok(()),
-        false => Err(Error::Options {
-            kind: "task",
-            name: task.into(),
-            message: format!(
-                "`words` must be 0 or lie between 3 and {context}, the backbone's longest sentence; got {words}"
-            ),
-        }),
     }
 }
 

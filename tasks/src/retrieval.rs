@@ -20,8 +20,8 @@ use twinspan_sdk::site::{At, Tap};
 use twinspan_sdk::task::{DataSource, Dataset, Head, Kit, Task};
 use twinspan_sdk::topology::Topology;
 
+use crate::batches::words_fit;
 use crate::captions::Captions;
-use crate::classification::words_fit;
 use dataset::CaptionData;
 use head::ContrastHead;
 

@@ -12,7 +12,7 @@ use twinspan_sdk::{Error, Result};
 use super::Classification;
 use super::division::{Examples, divided};
 use super::scores::ClassScores;
-use crate::batches::{Sentences, pictures};
+use crate::batches::{Sentences, all_pairs, example, pictures};
 use crate::folders::Labelled;
 use crate::record::NoSuchSplit;
 
@@ -56,24 +56,16 @@ impl LabelledData {
 
     fn batch(&self, split: &str, indices: &[usize]) -> Result<Batch> {
         let examples = self.split(split)?;
-        let chosen = indices.iter().map(|index| {
-            examples.get(*index).ok_or_else(|| {
-                Error::wrong_use(format!(
-                    "example {index} of split `{split}` was asked for; it has {}",
-                    examples.len()
-                ))
-            })
-        });
+        let chosen = indices.iter().map(|index| example(examples, split, *index));
         let chosen = chosen.collect::<Result<Vec<_>>>()?;
         let paths: Vec<_> = chosen.iter().map(|(path, _)| path.as_path()).collect();
         let classes: Vec<u32> = chosen.iter().map(|(_, class)| *class).collect();
         let prompts: Vec<usize> = (0..self.prompts.len()).collect();
         let target = Tensor::from_vec(classes, chosen.len(), &Device::Cpu)?;
-        let each = |picture: usize| (0..prompts.len() as u32).map(move |p| (picture as u32, p));
         Ok(Batch {
             images: pictures(&paths, &self.kit)?,
             tokens: self.prompts.tokens(&prompts, &self.kit)?,
-            pairs: (0..chosen.len()).flat_map(each).collect(),
+            pairs: all_pairs(chosen.len(), prompts.len()),
             target: Some(target.to_device(&self.kit.device)?),
             examples: indices
                 .iter()

@@ -11,7 +11,7 @@ use twinspan_sdk::tuned::Tuned;
 use twinspan_sdk::{Error, Result, ops};
 
 use super::{Classification, HeadChoice};
-use crate::batches::{Sentences, prepared};
+use crate::batches::{Sentences, all_pairs, prepared};
 
 /// Pictures that go through the model together.
 const TOGETHER: usize = 8;
@@ -42,11 +42,10 @@ pub fn classify(
     };
     let mut found = Vec::with_capacity(pictures.len());
     for pictures in pictures.chunks(TOGETHER) {
-        let each = |picture: usize| (0..prompts.len() as u32).map(move |p| (picture as u32, p));
         let batch = Batch {
             images: prepared(pictures, kit)?,
             tokens: tokens.clone(),
-            pairs: (0..pictures.len()).flat_map(each).collect(),
+            pairs: all_pairs(pictures.len(), prompts.len()),
             target: None,
             examples: Vec::new(),
         };

@@ -15,6 +15,7 @@ use twinspan_sdk::{Error, Result, random};
 
 use super::scores::ReferringScores;
 use super::{Objects, ReferringSegmentation, Sentences};
+use crate::batches::example;
 use crate::letterbox::{Letterbox, Normalisation};
 use crate::mask::Mask;
 use crate::record::{Records, Sentence};
@@ -91,13 +92,7 @@ impl ReferringData {
 
     /// The line of example `index` of a split.
     pub(super) fn record(&self, split: &str, index: usize) -> Result<usize> {
-        let lines = self.split(split)?;
-        lines.get(index).copied().ok_or_else(|| {
-            Error::wrong_use(format!(
-                "example {index} of split `{split}` was asked for; it has {}",
-                lines.len()
-            ))
-        })
+        example(self.split(split)?, split, index).copied()
     }
 
     /// The examples that a visit of `indices` in training shows, each once.

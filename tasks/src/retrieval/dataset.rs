@@ -11,7 +11,7 @@ use twinspan_sdk::{Error, Result, random};
 
 use super::Retrieval;
 use super::scores::RetrievalScores;
-use crate::batches::{Sentences, pictures};
+use crate::batches::{Sentences, all_pairs, example, pictures};
 use crate::captions::Captions;
 use crate::record::NoSuchSplit;
 
@@ -77,12 +77,7 @@ impl CaptionData {
         let mut paths = Vec::with_capacity(indices.len());
         let (mut sentences, mut owners) = (Vec::new(), Vec::new());
         for (picture, index) in indices.iter().enumerate() {
-            let Some(example) = examples.get(*index) else {
-                return Err(Error::wrong_use(format!(
-                    "example {index} of split `{split}` was asked for; it has {}",
-                    examples.len()
-                )));
-            };
+            let example = example(examples, split, *index)?;
             paths.push(example.image.as_path());
             for sentence in shown(*index, example) {
                 sentences.push(sentence);
@@ -90,12 +85,11 @@ impl CaptionData {
             }
         }
         let count = sentences.len();
-        let each = |picture: usize| (0..count as u32).map(move |s| (picture as u32, s));
         let target = Tensor::from_vec(owners, count, &Device::Cpu)?;
         Ok(Batch {
             images: pictures(&paths, &self.kit)?,
             tokens: self.sentences.tokens(&sentences, &self.kit)?,
-            pairs: (0..paths.len()).flat_map(each).collect(),
+            pairs: all_pairs(paths.len(), count),
             target: Some(target.to_device(&self.kit.device)?),
             examples: indices
                 .iter()
