@@ -172,14 +172,18 @@ impl Encoder for TextEncoder {
         let ids = Tensor::from_vec(ids, shape, device)?;
         let words = token.forward(&self.token, &ids, pass)?;
         let padding = Tensor::from_vec(masks, shape, device)?;
-        Ok(Stream::words(words, Some(padding), ends)?)
+        let stream = Stream::words(words, Some(padding), ends)?;
+        match self.reading {
+            Reading::Highest | Reading::End(_) => Ok(stream.started()?),
+            Reading::Last { .. } => Ok(stream),
+        }
     }
 
-    /// Prompts push padding out at the end where the tower always reads its whole context.
+    /// Prompts push padding out at the end where the sentences with them exceed the context.
     fn positions(&self, stream: Stream, pass: &mut Pass) -> Result<Stream> {
         let (tokens, context) = (stream.data.dim(1)?, self.positions.dims()[0]);
         let (mut stream, mut tokens) = (stream, tokens);
-        if let (Reading::Last { .. }, Some(more)) = (self.reading, tokens.checked_sub(context)) {
+        if let Some(more) = tokens.checked_sub(context) {
             stream = stream.without_padding(more)?;
             tokens = stream.data.dim(1)?;
         }

@@ -54,6 +54,8 @@
 //! register!(adapter: Gain);
 //! ```
 
+use std::fmt;
+
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 
@@ -63,7 +65,7 @@ use crate::hooks::Hooks;
 use crate::parameter::Params;
 use crate::pass::Pass;
 use crate::plugin::Capabilities;
-use crate::site::{At, Branch, Moment, Projection, Role, Sites, Tap, Tower};
+use crate::site::{At, Branch, Edge, Moment, Projection, Role, Sites, Tap, Tower};
 use crate::task::Dataset;
 use crate::tokenizer::Tokenizer;
 use crate::topology::{Shape, StreamInfo};
@@ -78,6 +80,16 @@ pub trait Adapter: Send + Sync {
 
     /// The places it wants. One that matches nothing in the backbone is an error.
     fn wants(&self) -> Vec<Want>;
+
+    /// Its options, with what they leave open filled in from the training data: how much there
+    /// is to remember (Tip-Adapter's keys). What the options say stays. `None` where data tells
+    /// it nothing. Asked once, before a model is made anew; the recipe in the artifact says it.
+    ///
+    /// # Errors
+    /// The data is not what the adapter is for.
+    fn fitted(&self, _training: Training) -> Result<Option<toml::Table>> {
+        Ok(None)
+    }
 
     /// What the hook in `slot` looks at elsewhere. The order of the towers follows from it.
     /// Existing parameters have no hook and read nothing.
@@ -114,14 +126,23 @@ pub trait Life: Send + Sync {
         Ok(None)
     }
 
-    /// Called between backward and optimiser, with the step counted from 0 (AdaLoRA's ranks).
-    /// State that must survive an interruption lives in buffers.
+    /// Called when the optimiser has written a step, with the step's mean gradients before
+    /// clipping (AdaLoRA's ranks). State that must survive an interruption lives in buffers.
     ///
     /// # Errors
     /// An operation failed.
-    fn after_backward(&mut self, _step: usize, _gradients: &mut GradStore) -> Result<()> {
+    fn after_step(&mut self, _progress: Progress, _gradients: &GradStore) -> Result<()> {
         Ok(())
     }
+}
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The step that was taken, counted from 0.
+    pub step: usize,
+    /// Steps of the whole run.
+    pub steps: usize,
 }
 
 /// A life without events.
@@ -139,8 +160,32 @@ pub struct Source<'a> {
     pub model: &'a Tuned,
     /// The tokenizer, when the recipe names one.
     pub tokenizer: Option<&'a dyn Tokenizer>,
-    /// The training data, when there is any.
-    pub data: Option<&'a dyn Dataset>,
+    /// What it will train on, when there is data.
+    pub training: Option<Training<'a>>,
+}
+
+/// The data that a model trains on.
+#[derive(Clone, Copy)]
+pub struct Training<'a> {
+    /// The data.
+    pub data: &'a dyn Dataset,
+    /// The split of it that trains.
+    pub split: &'a str,
+}
+
+impl Source<'_> {
+    /// The weight of a projection as hooks see it, `[out, in]` or `[out, in, k, k]`, before any
+    /// hook: that of an embedding is turned to `[out, in]`.
+    ///
+    /// # Errors
+    /// The base lacks it.
+    pub fn weight(&self, slot: &ProjectionSlot) -> Result<Tensor> {
+        let weight = self.model.value(&format!("{}.weight", slot.name))?;
+        match slot.shape {
+            Shape::Embedding => Ok(weight.t()?.contiguous()?),
+            Shape::Linear | Shape::Conv { .. } => Ok(weight),
+        }
+    }
 }
 
 /// A wish for places of one kind.
@@ -160,12 +205,19 @@ pub enum Want {
         /// The adapter's own choice of branches.
         default: &'static [Branch],
     },
-    /// The stream at moments of one tower; blocks are chosen by `moments`.
+    /// The stream at single moments of one tower.
     Streams {
         /// The tower.
         tower: Tower,
         /// The moments.
         moments: Vec<Moment>,
+    },
+    /// The stream on one side of each of some blocks.
+    Between {
+        /// The choice.
+        sites: Sites,
+        /// The side.
+        edge: Edge,
     },
     /// Keys and values of attentions.
     KeyValues {
@@ -380,6 +432,29 @@ impl Slot {
         match self {
             Slot::Parameter(s) => Some(s),
             _ => None,
+        }
+    }
+}
+
+/// The name of the place in plans and messages.
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Slot::Projection(s) => f.write_str(&s.name),
+            Slot::Branch(s) => write!(f, "{}.blocks.{}.{}", s.tower, s.block, s.branch),
+            Slot::Stream(s) => write!(f, "{} {}", s.tower, s.moment),
+            Slot::KeyValue(s) => write!(f, "{}.blocks.{}.key-value", s.tower, s.block),
+            Slot::Stage(s) => {
+                let (vision, text) = (s.vision.0, s.text.0);
+                write!(
+                    f,
+                    "stage {} (vision.blocks.{vision}, text.blocks.{text})",
+                    s.stage
+                )
+            }
+            Slot::Pooled(s) => write!(f, "{}.pooled", s.tower),
+            Slot::Logits => f.write_str("logits"),
+            Slot::Parameter(s) => f.write_str(&s.name),
         }
     }
 }

@@ -7,6 +7,7 @@
 //! sites      = part { "." part }
 //! part       = tower { "," tower }          vision, text
 //!            | "blocks=" range { "," range }    6, or 6..11 for blocks 6 to 11, both counted
+//!            | "last=" number                    of each tower its last blocks and what follows
 //!            | name { "," name }            projections or branches: query,value or mlp
 //! ```
 //!
@@ -141,10 +142,16 @@ struct Chosen {
     towers: Vec<Tower>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     blocks: Vec<usize>,
+    #[serde(skip_serializing_if = "is_zero")]
+    last: usize,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     projections: Vec<Projection>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     branches: Vec<Branch>,
+}
+
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 /// Sites as they stand behind an `@`; none for what is not sites, or names nothing.
@@ -157,6 +164,9 @@ fn target(value: &Value) -> Option<String> {
     }
     if !sites.blocks.is_empty() {
         parts.push(format!("blocks={}", ranges(&sites.blocks)));
+    }
+    if sites.last > 0 {
+        parts.push(format!("last={}", sites.last));
     }
     let projections = sites.projections.iter().map(|p| p.name());
     let branches = sites.branches.iter().map(|b| b.name());
@@ -449,6 +459,14 @@ impl<'a> Reader<'a> {
                 }
             }
         }
+        let start = self.at;
+        if self.eat("last=") {
+            sites.last = self.number()?;
+            return match sites.last {
+                0 => self.wrong(start, "last=0 names no block"),
+                _ => Ok(()),
+            };
+        }
         loop {
             let start = self.at;
             let name = self.word();
@@ -469,7 +487,7 @@ impl<'a> Reader<'a> {
 
     fn no_site(&self, start: usize, name: &str) -> Result<()> {
         let projections = Projection::ALL.iter().map(|p| p.name());
-        let known: Vec<&str> = ["vision", "text", "blocks=FIRST..LAST"]
+        let known: Vec<&str> = ["vision", "text", "blocks=FIRST..LAST", "last=COUNT"]
             .into_iter()
             .chain(projections)
             .chain(Branch::ALL.iter().map(|b| b.name()))
@@ -515,7 +533,7 @@ impl<'a> Reader<'a> {
                 self.at += len;
                 Ok(number)
             }
-            Err(_) => self.wrong(start, "expected the number of a block, as in blocks=6..11"),
+            Err(_) => self.wrong(start, "expected a number, as in blocks=6..11 or last=4"),
         }
     }
 }

@@ -75,7 +75,7 @@ pub fn plan(recipe: &Recipe) -> Result<Plan> {
         .zip(&assembly.slots)
         .map(|(label, slots)| AdapterPlan {
             parameters: assembly.overlay.count(&label),
-            sites: slots.iter().map(site_name).collect(),
+            sites: slots.iter().map(Slot::to_string).collect(),
             label,
         })
         .collect();
@@ -102,23 +102,6 @@ pub fn plan(recipe: &Recipe) -> Result<Plan> {
         left_out: assembly.left_out.clone(),
         adapters,
     })
-}
-
-/// The place of a slot, as plans and messages name it.
-pub(crate) fn site_name(slot: &Slot) -> String {
-    match slot {
-        Slot::Projection(s) => s.name.clone(),
-        Slot::Branch(s) => format!("{}.blocks.{}.{}", s.tower, s.block, s.branch),
-        Slot::Stream(s) => format!("{} {}", s.tower, s.moment),
-        Slot::KeyValue(s) => format!("{}.blocks.{}.key-value", s.tower, s.block),
-        Slot::Stage(s) => format!(
-            "stage {} (vision.blocks.{}, text.blocks.{})",
-            s.stage, s.vision.0, s.text.0
-        ),
-        Slot::Pooled(s) => format!("{}.pooled", s.tower),
-        Slot::Logits => "logits".into(),
-        Slot::Parameter(s) => s.name.clone(),
-    }
 }
 
 /// The steps in words, runs of blocks of one tower together.

@@ -6,13 +6,13 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::adapter::Adapter;
+use crate::adapter::{Adapter, Training};
 use crate::backbone::Backbone;
 use crate::error::{Error, Result, nearest};
 use crate::expression::{self, Term};
 use crate::registry::{self, AdapterEntry, BackboneEntry, Configured, TaskEntry};
 use crate::source::Source;
-use crate::task::Task;
+use crate::task::{Dataset, Task};
 use crate::tuned::HEAD;
 
 /// What a run is made of.
@@ -417,6 +417,29 @@ impl Recipe {
             }
         }
         smaller
+    }
+
+    /// What of `data` this recipe trains on.
+    pub fn training<'a>(&'a self, data: &'a dyn Dataset) -> Training<'a> {
+        Training {
+            data,
+            split: &self.train.split,
+        }
+    }
+
+    /// The recipe with what its adapters leave open filled in from the data that it trains on
+    /// ([`Adapter::fitted`]).
+    ///
+    /// # Errors
+    /// The data is not what an adapter is for.
+    pub fn fitted(&self, data: &dyn Dataset) -> Result<Self> {
+        let adapters = self.adapters.iter().cloned();
+        Ok(Self {
+            adapters: adapters
+                .map(|adapter| adapter.fitted(self.training(data)))
+                .collect::<Result<_>>()?,
+            ..self.clone()
+        })
     }
 
     /// The label of each adapter: its name, numbered from the second of a name on.

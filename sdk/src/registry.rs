@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::adapter::Adapter;
+use crate::adapter::{Adapter, Training};
 use crate::backbone::Backbone;
 use crate::error::{Error, Result};
 use crate::plugin::{Opt, Plugin};
@@ -118,6 +118,20 @@ impl Configured<dyn Task> {
     pub fn fitted(self, source: &DataSource) -> Result<Self> {
         match self.plugin.fitted(source)? {
             Some(options) => configured::<TaskEntry>(self.name, options),
+            None => Ok(self),
+        }
+    }
+}
+
+impl Configured<dyn Adapter> {
+    /// The adapter with what its options leave open filled in from the data it will train on
+    /// ([`Adapter::fitted`]).
+    ///
+    /// # Errors
+    /// The data is not what the adapter is for, or the plugin is not linked.
+    pub fn fitted(self, training: Training) -> Result<Self> {
+        match self.plugin.fitted(training)? {
+            Some(options) => configured::<AdapterEntry>(self.name, options),
             None => Ok(self),
         }
     }

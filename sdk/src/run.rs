@@ -235,7 +235,7 @@ impl Run {
             return artifact::open_on(&self.out.join(LAST), recipe, base, compute);
         }
         let mut tuned = Tuned::new(recipe, base, compute)?;
-        tuned.prepare(Some(tokenizer), Some(data))?;
+        tuned.prepare(Some(tokenizer), Some(recipe.training(data)))?;
         Ok(tuned)
     }
 

@@ -95,6 +95,25 @@ pub enum Moment {
     After(usize),
 }
 
+/// On which side of a block a stream hook acts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edge {
+    /// Before it.
+    Before,
+    /// After it, before any bridge there.
+    After,
+}
+
+impl Edge {
+    /// The moment on this side of block `block`.
+    pub fn of(self, block: usize) -> Moment {
+        match self {
+            Edge::Before => Moment::Before(block),
+            Edge::After => Moment::After(block),
+        }
+    }
+}
+
 impl Moment {
     /// The depth this moment belongs to: what must have been read before it.
     pub fn at(self) -> At {
@@ -212,6 +231,8 @@ pub struct Sites {
     /// Blocks, counted from 0; default all. Embedding and final layers are outside of blocks:
     /// they are left out as soon as blocks are named.
     pub blocks: Vec<usize>,
+    /// Of each tower, only so many of the last blocks and what follows them; default 0 for all.
+    pub last: usize,
     /// Projections; the default is the adapter's own, without those at the end of a tower that
     /// the task reads nowhere.
     pub projections: Vec<Projection>,
@@ -220,12 +241,18 @@ pub struct Sites {
 }
 
 impl Sites {
-    /// Whether the place `at` in `tower` is asked for.
-    pub fn covers(&self, tower: Tower, at: At) -> bool {
+    /// Whether the place `at` in `tower`, which has so many blocks, is asked for.
+    pub fn covers(&self, tower: Tower, at: At, blocks: usize) -> bool {
         let in_tower = self.towers.is_empty() || self.towers.contains(&tower);
         let in_depth =
             self.blocks.is_empty() || matches!(at, At::Block(i) if self.blocks.contains(&i));
-        in_tower && in_depth
+        let at_end = match at {
+            _ if self.last == 0 => true,
+            At::Embed => false,
+            At::Block(i) => i.saturating_add(self.last) >= blocks,
+            At::Final | At::Pooled | At::Logits => true,
+        };
+        in_tower && in_depth && at_end
     }
 }
 
@@ -280,6 +307,9 @@ impl fmt::Display for Sites {
         }
         if !self.blocks.is_empty() {
             parts.push(format!("blocks [{}]", list(&self.blocks)));
+        }
+        if self.last > 0 {
+            parts.push(format!("the last {} blocks", self.last));
         }
         if !self.projections.is_empty() {
             parts.push(format!("projections [{}]", list(&self.projections)));

@@ -7,7 +7,7 @@ use crate::adapter::{
     StreamSlot, Want,
 };
 use crate::error::{Error, Result};
-use crate::site::{At, Branch, Moment, Projection, Role, Sites, Tower};
+use crate::site::{At, Branch, Edge, Moment, Projection, Role, Sites, Tower};
 use crate::topology::{ParameterInfo, Topology};
 
 /// Refuses a choice of projections or branches that no wish of the adapter takes.
@@ -20,6 +20,7 @@ pub fn all_used(adapter: &str, wants: &[Want]) -> Result<()> {
     for want in wants {
         let (Want::Projections { sites, .. }
         | Want::Branches { sites, .. }
+        | Want::Between { sites, .. }
         | Want::KeyValues { sites }
         | Want::Parameters { sites, .. }) = want
         else {
@@ -97,6 +98,20 @@ pub fn find(topology: &Topology, adapter: &str, want: &Want) -> Result<Vec<Slot>
                 slots,
                 format!("the {tower} stream"),
                 format!("{blocks} blocks"),
+            )
+        }
+        Want::Between { sites, edge } => {
+            blocks_exist(topology, adapter, sites)?;
+            let slots = between(topology, sites, *edge);
+            let blocks = |t: Tower| topology.tower(t).blocks.len();
+            (
+                slots,
+                format!("streams at {sites}"),
+                format!(
+                    "{} blocks of vision, {} of text",
+                    blocks(Tower::Vision),
+                    blocks(Tower::Text)
+                ),
             )
         }
         Want::KeyValues { sites } => {
@@ -197,7 +212,10 @@ fn blocks_exist(topology: &Topology, adapter: &str, sites: &Sites) -> Result<()>
 fn projections(topology: &Topology, sites: &Sites, chosen: &[Projection]) -> Vec<Slot> {
     topology
         .projections()
-        .filter(|p| sites.covers(p.tower, p.at) && chosen.contains(&p.projection))
+        .filter(|p| {
+            let blocks = topology.tower(p.tower).blocks.len();
+            sites.covers(p.tower, p.at, blocks) && chosen.contains(&p.projection)
+        })
         .map(|p| {
             Slot::Projection(ProjectionSlot {
                 tower: p.tower,
@@ -217,12 +235,14 @@ fn branches(topology: &Topology, sites: &Sites, chosen: &[Branch]) -> (Vec<Slot>
     let mut slots = Vec::new();
     for tower in Tower::BOTH {
         let mut before = topology.tower(tower).embed;
+        let blocks = topology.tower(tower).blocks.len();
         for (block, info) in topology.tower(tower).blocks.iter().enumerate() {
             for branch in &info.branches {
                 if sites.towers.is_empty() || sites.towers.contains(&tower) {
                     all.push(branch.branch);
                 }
-                if sites.covers(tower, At::Block(block)) && chosen.contains(&branch.branch) {
+                if sites.covers(tower, At::Block(block), blocks) && chosen.contains(&branch.branch)
+                {
                     slots.push(Slot::Branch(BranchSlot {
                         tower,
                         block,
@@ -254,11 +274,23 @@ fn stream(topology: &Topology, tower: Tower, moment: Moment) -> Option<Slot> {
     }))
 }
 
+fn between(topology: &Topology, sites: &Sites, edge: Edge) -> Vec<Slot> {
+    let chosen = Tower::BOTH.into_iter().flat_map(|tower| {
+        let blocks = topology.tower(tower).blocks.len();
+        let covered = move |i: &usize| sites.covers(tower, At::Block(*i), blocks);
+        (0..blocks).filter(covered).map(move |i| (tower, i))
+    });
+    chosen
+        .filter_map(|(tower, i)| stream(topology, tower, edge.of(i)))
+        .collect()
+}
+
 fn key_values(topology: &Topology, sites: &Sites) -> Vec<Slot> {
     let mut slots = Vec::new();
     for tower in Tower::BOTH {
+        let blocks = topology.tower(tower).blocks.len();
         for (block, info) in topology.tower(tower).blocks.iter().enumerate() {
-            if info.heads > 0 && sites.covers(tower, At::Block(block)) {
+            if info.heads > 0 && sites.covers(tower, At::Block(block), blocks) {
                 slots.push(Slot::KeyValue(KeyValueSlot {
                     tower,
                     block,
@@ -300,7 +332,10 @@ fn parameters(topology: &Topology, roles: &[Role], sites: &Sites) -> Vec<Slot> {
         let role = p.role != Role::Statistics && (roles.is_empty() || roles.contains(&p.role));
         let place = match p.tower {
             None => *sites == Sites::default(),
-            Some(tower) => p.used.iter().any(|at| sites.covers(tower, *at)),
+            Some(tower) => {
+                let blocks = topology.tower(tower).blocks.len();
+                p.used.iter().any(|at| sites.covers(tower, *at, blocks))
+            }
         };
         role && place
     };

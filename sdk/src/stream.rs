@@ -16,8 +16,17 @@ pub enum SpanKind {
     Prompt(String),
     /// Patches of a picture, row by row.
     Patches,
-    /// Words of a sentence, start and end included.
+    /// The token before the first word that starts every sentence: one of the words.
+    Start,
+    /// Words of a sentence, its end included.
     Words,
+}
+
+impl SpanKind {
+    /// Whether these are patches or words: what the picture or sentence itself became.
+    fn is_content(&self) -> bool {
+        matches!(self, SpanKind::Patches | SpanKind::Start | SpanKind::Words)
+    }
 }
 
 /// A run of tokens of one kind.
@@ -114,6 +123,41 @@ impl Stream {
                 end,
             },
         })
+    }
+
+    /// The same sentences, of which each has a start token in front.
+    ///
+    /// # Errors
+    /// There are no words.
+    pub fn started(mut self) -> Result<Self> {
+        match &mut self.form {
+            Form::Tokens { spans, .. }
+                if spans
+                    .first()
+                    .is_some_and(|s| s.kind == SpanKind::Words && s.len > 0) =>
+            {
+                spans[0].len -= 1;
+                spans.insert(
+                    0,
+                    Span {
+                        kind: SpanKind::Start,
+                        len: 1,
+                    },
+                );
+                Ok(self)
+            }
+            _ => bail!("only words have a start token"),
+        }
+    }
+
+    /// Tokens in front of the first patch or word, start tokens counted and prompts not: prompts
+    /// are put in behind them.
+    pub fn front(&self) -> usize {
+        let Form::Tokens { spans, .. } = &self.form else {
+            return 0;
+        };
+        let in_front = |s: &&Span| matches!(s.kind, SpanKind::Special | SpanKind::Start);
+        spans.iter().take_while(in_front).map(|s| s.len).sum()
     }
 
     /// The same form around other values of the same token count.
@@ -440,7 +484,7 @@ impl Stream {
         let mut start = 0;
         let mut pieces = Vec::new();
         for span in spans {
-            if matches!(span.kind, SpanKind::Patches | SpanKind::Words) {
+            if span.kind.is_content() {
                 pieces.push((start, span.len));
             }
             start += span.len;
@@ -517,7 +561,7 @@ fn remove_span(spans: &[Span], start: usize) -> Vec<Span> {
     for span in spans {
         let here = at == start;
         at += span.len;
-        let content = matches!(span.kind, SpanKind::Words | SpanKind::Patches);
+        let content = span.kind.is_content();
         match kept.last_mut() {
             _ if here => {}
             Some(before) if joins && content && before.kind == span.kind => before.len += span.len,

@@ -11,6 +11,7 @@ use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 use serde::{Deserialize, Serialize};
 
+use crate::adapter::Progress;
 use crate::average::Averages;
 use crate::error::{Error, Result};
 use crate::evaluate;
@@ -229,16 +230,17 @@ impl<'a> Trainer<'a> {
             });
             pass.commit()?;
         }
-        let mut store = sum.unwrap_or_default();
-        for life in self.tuned.lives() {
-            life.after_backward(self.step, &mut store)?;
-        }
-        let mut gradients = self.of_trained(store)?;
+        let store = sum.unwrap_or_default();
+        let mut gradients = self.of_trained(&store)?;
         let norm = clip(&mut gradients, self.options.clip)?;
         self.finite(norm)?;
         let factor = schedule::factor(&self.options.schedule, self.step, self.steps);
         self.optimizer
             .step(&self.tuned.overlay, &gradients, factor)?;
+        let (step, steps) = (self.step, self.steps);
+        for life in self.tuned.lives() {
+            life.after_step(Progress { step, steps }, &store)?;
+        }
         if let Some(averages) = &mut self.averages {
             averages.update(&self.tuned.overlay, self.step + 1)?;
         }
@@ -310,13 +312,13 @@ impl<'a> Trainer<'a> {
         Ok((value, loss.backward()?))
     }
 
-    fn of_trained(&self, mut store: GradStore) -> Result<Gradients> {
+    fn of_trained(&self, store: &GradStore) -> Result<Gradients> {
         let mut gradients = Gradients::new();
         for (name, trained) in &self.tuned.overlay.trained {
             let gradient = store
-                .remove(&trained.var)
+                .get(&trained.var)
                 .ok_or_else(|| Error::NoGradient { name: name.clone() })?;
-            gradients.insert(name.clone(), gradient);
+            gradients.insert(name.clone(), gradient.clone());
         }
         Ok(gradients)
     }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
-use crate::adapter::{Adapter, Installed, Slot, Source, Want};
+use crate::adapter::{Adapter, Installed, Slot, Source, Training, Want};
 use crate::backbone::{Backbone, Encoder, Encoders, Weights, value_in};
 use crate::base::Base;
 use crate::error::{Error, Result};
@@ -24,12 +24,11 @@ use crate::ops;
 use crate::order::{self, Order, Step};
 use crate::parameter::{Buffer, Overlay, Params};
 use crate::pass::Pass;
-use crate::plan::site_name;
 use crate::recipe::{BatchNormChoice, Recipe};
 use crate::site::{At, EmbedStep, Moment, Projection, Role, Tap, Tower};
 use crate::slots;
 use crate::stream::Stream;
-use crate::task::{Batch, Dataset, Head};
+use crate::task::{Batch, Head};
 use crate::tokenizer::Tokenizer;
 use crate::topology::{Origin, Shape, Topology};
 
@@ -265,7 +264,7 @@ fn leave_out(
     };
     let (kept, lost): (Vec<Slot>, Vec<Slot>) = slots.drain(..).partition(stays);
     *slots = kept;
-    lost.iter().map(site_name).collect()
+    lost.iter().map(Slot::to_string).collect()
 }
 
 fn parameter_reached(topology: &Topology, reach: &Order, name: &str) -> bool {
@@ -433,18 +432,28 @@ impl Tuned {
     pub fn prepare(
         &mut self,
         tokenizer: Option<&dyn Tokenizer>,
-        data: Option<&dyn Dataset>,
+        training: Option<Training>,
     ) -> Result<()> {
         let mut lives = std::mem::take(&mut self.lives);
         let source = Source {
             base: &self.base,
             model: self,
             tokenizer,
-            data,
+            training,
         };
         let prepared = lives.iter_mut().try_for_each(|life| life.prepare(&source));
         self.lives = lives;
         prepared
+    }
+
+    /// An existing parameter as the model has it before its hooks: trained, kept or frozen.
+    ///
+    /// # Errors
+    /// The topology or the base lacks it.
+    pub fn value(&self, name: &str) -> Result<Tensor> {
+        let Compute { dtype, device } = self.compute();
+        let weights = Weights::new(&self.base, &self.overlay, &self.topology, dtype, &device);
+        weights.parameter(name)?.tensor(&Pass::predict())
     }
 
     /// The lives of the adapters, in the order of the recipe.

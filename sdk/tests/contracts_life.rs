@@ -7,7 +7,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
 use contracts::{Seen, aligned, distance, features, model, values};
 use twinspan_sdk::Result;
-use twinspan_sdk::adapter::{Life, Slot, Source, Want};
+use twinspan_sdk::adapter::{Life, Progress, Slot, Source, Want};
 use twinspan_sdk::ops;
 use twinspan_sdk::parameter::{Buffer, Init, Parameter};
 use twinspan_sdk::pass::{Pass, TapKey};
@@ -27,7 +27,7 @@ struct Lived {
 
 impl Life for Lived {
     fn prepare(&mut self, source: &Source) -> Result<()> {
-        assert!(source.tokenizer.is_none() && source.data.is_none());
+        assert!(source.tokenizer.is_none() && source.training.is_none());
         let frozen = source.base.get("text.joint.weight").unwrap();
         let weight = frozen.tensor(DType::F64, &Device::Cpu)?;
         self.scale.set(&weight.sqr()?.sum(1)?)
@@ -37,13 +37,13 @@ impl Life for Lived {
         Ok(Some(self.scale.tensor(pass)?.sum_all()?))
     }
 
-    fn after_backward(&mut self, step: usize, gradients: &mut GradStore) -> Result<()> {
+    fn after_step(&mut self, progress: Progress, gradients: &GradStore) -> Result<()> {
         self.steps.set(&(self.steps.tensor() + 1.0)?)?;
         let Parameter::Trained(var) = &self.scale else {
             panic!("the scale trains");
         };
         let gradient = gradients.get(var).unwrap();
-        self.gradients.see((step, values(gradient)));
+        self.gradients.see((progress.step, values(gradient)));
         Ok(())
     }
 }
@@ -87,9 +87,10 @@ fn an_adapter_lives_through_start_loss_and_backward() {
     let penalty = values(&loss)[0] - values(&without)[0];
     assert!((penalty - start.iter().sum::<f64>()).abs() < 1e-10);
 
-    let mut gradients = loss.backward().unwrap();
+    let gradients = loss.backward().unwrap();
     for life in tuned.lives() {
-        life.after_backward(7, &mut gradients).unwrap();
+        let progress = Progress { step: 7, steps: 9 };
+        life.after_step(progress, &gradients).unwrap();
     }
     let [(step, gradient)] = seen.take().try_into().unwrap();
     assert_eq!((step, gradient.len()), (7, 6));

@@ -279,3 +279,23 @@ fn maps_have_pixels_for_tokens() {
     assert_eq!(values(&twice.data), values(&(data * 2.0).unwrap()));
     assert!(map.insert(0, &numbered(2, 1, 0.0), "vpt").is_err());
 }
+
+#[test]
+fn prompts_go_behind_what_stands_in_front() {
+    let sentence = sentences(2, 4, &[3, 2]);
+    assert_eq!(sentence.front(), 0);
+    let started = sentence.clone().started().unwrap();
+    assert_eq!(started.front(), 1);
+    // A start token is one of the words, so nothing else changes for those who read them.
+    let content = values(&started.content().unwrap());
+    assert_eq!(content, values(&sentence.content().unwrap()));
+    let prompted = started.insert(1, &numbered(2, 2, 900.0), "coop").unwrap();
+    assert_eq!(prompted.front(), 1);
+    assert_eq!(values(&prompted.content().unwrap()), content);
+    let back = prompted.without("coop").unwrap();
+    assert_eq!(parts(&back), parts(&started));
+    assert!(started.started().is_err());
+    let picture = Stream::patches(numbered(1, 9, 0.0), 5, (2, 2));
+    assert_eq!(picture.front(), 5);
+    assert!(picture.started().is_err());
+}

@@ -62,7 +62,7 @@ fn every_form_reads_as_its_recipe_would() {
     assert_eq!(read(" "), []);
     assert_eq!(read("low-rank"), [Low::default()]);
     let [low, two] = &read(
-        r#" low-rank [ rank = 4, strength=0.5, words=["a, b", 'c]'], kind="a \" b" ] @ text.blocks=0,6..8.query,value+low-rank[kind=plainer]@mlp"#
+        r#" low-rank [ rank = 4, strength=0.5, words=["a, b", 'c]'], kind="a \" b" ] @ text.blocks=0,6..8.last=4.query,value+low-rank[kind=plainer]@mlp"#
             .replace("@ ", "@")
             .as_str(),
     )[..] else {
@@ -74,6 +74,7 @@ fn every_form_reads_as_its_recipe_would() {
     let sites = Sites {
         towers: vec![Tower::Text],
         blocks: vec![0, 6, 7, 8],
+        last: 4,
         projections: vec![Projection::Query, Projection::Value],
         branches: vec![],
     };
@@ -84,7 +85,8 @@ fn every_form_reads_as_its_recipe_would() {
 
 #[test]
 fn what_is_at_its_default_is_left_out() {
-    let text = "low-rank + low-rank[kind=other, rank=2]@vision,text.blocks=0,2,5..9.query,mlp";
+    let text =
+        "low-rank + low-rank[kind=other, rank=2]@vision,text.blocks=0,2,5..9.last=2.query,mlp";
     let adapters = expression::parse(text).unwrap();
     assert_eq!(expression::write(&adapters), text);
 }
@@ -165,12 +167,14 @@ fn sites() -> impl Strategy<Value = Sites> {
     (
         some_of(&Tower::BOTH),
         blocks,
+        0..12usize,
         some_of(Projection::ALL),
         some_of(Branch::ALL),
     )
-        .prop_map(|(towers, blocks, projections, branches)| Sites {
+        .prop_map(|(towers, blocks, last, projections, branches)| Sites {
             towers,
             blocks,
+            last,
             projections,
             branches,
         })

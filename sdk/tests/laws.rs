@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 use serde::{Deserialize, Serialize};
-use twinspan_sdk::adapter::{Adapter, Idle, Installed, Life, Slot, Want};
+use twinspan_sdk::adapter::{Adapter, Idle, Installed, Life, Progress, Slot, Want};
 use twinspan_sdk::backbone::{Backbone, Encoder, Encoders, Weights};
 use twinspan_sdk::hooks::{Hooks, PlaceHooks, Update};
 use twinspan_sdk::ops;
@@ -199,7 +199,7 @@ fn a_head_that_mixes_items_breaks_the_permutation() {
 struct Counting(Arc<AtomicUsize>);
 
 impl Life for Counting {
-    fn after_backward(&mut self, _step: usize, _gradients: &mut GradStore) -> Result<()> {
+    fn after_step(&mut self, _progress: Progress, _gradients: &GradStore) -> Result<()> {
         self.0.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
-use twinspan_sdk::adapter::{Life, Want};
+use twinspan_sdk::adapter::{Life, Progress, Want};
 use twinspan_sdk::parameter::{Buffer, Init, Parameter};
 use twinspan_sdk::pass::Pass;
 use twinspan_sdk::recipe::{BatchNormChoice, OptimizerChoice, Recipe, TrainOptions};
@@ -85,7 +85,7 @@ impl Scores for Nearness {
     }
 }
 
-/// Scales its gradient by an average over steps that it keeps in a buffer: what it does at a step
+/// Shrinks its scale by an average over steps that it keeps in a buffer: what it does at a step
 /// depends on all steps before.
 struct Damped {
     scale: Parameter,
@@ -97,13 +97,15 @@ impl Life for Damped {
         self.scale
             .set(&(self.scale.tensor(&Pass::predict())? * 0.9)?)
     }
-    fn after_backward(&mut self, _: usize, gradients: &mut GradStore) -> Result<()> {
+    fn after_step(&mut self, _: Progress, gradients: &GradStore) -> Result<()> {
         let Parameter::Trained(var) = &self.scale else {
             panic!("the scale trains")
         };
-        let gradient = gradients.remove(var).unwrap().detach();
+        let gradient = gradients.get(var).unwrap().detach();
         let average = ((self.average.tensor() * 0.7)? + gradient.abs()?.mean_all()?)?;
-        gradients.insert(var, gradient.broadcast_mul(&average)?);
+        let scale = self.scale.tensor(&Pass::predict())?;
+        self.scale
+            .set(&scale.broadcast_mul(&((average.clone() * -1e-3)? + 1.0)?)?)?;
         self.average.set(&average)
     }
 }

@@ -122,6 +122,7 @@ fn describe_entry<T: ?Sized>(
 
 fn site(want: &twinspan::sdk::adapter::Want) -> String {
     use twinspan::sdk::adapter::Want;
+    use twinspan::sdk::site::Edge;
     fn names<T: ToString>(items: &[T]) -> String {
         items
             .iter()
@@ -135,6 +136,10 @@ fn site(want: &twinspan::sdk::adapter::Want) -> String {
         Want::Streams { tower, moments } => {
             format!("the {tower} stream at {} moments", moments.len())
         }
+        Want::Between { edge, .. } => match edge {
+            Edge::Before => "the stream before blocks".into(),
+            Edge::After => "the stream after blocks".into(),
+        },
         Want::KeyValues { .. } => "keys and values of attentions".into(),
         Want::Stages { stages } if stages.is_empty() => {
             "both streams at the end of every stage".into()

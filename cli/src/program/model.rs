@@ -101,12 +101,14 @@ impl Model {
         let compute = compute(device)?;
         let kit = kit(&recipe, &compute)?;
         let data = recipe.task.plugin.open(source, kit.clone())?;
+        recipe = recipe.fitted(data.as_ref())?;
         let mut tuned = Tuned::new(
             &recipe,
             weights::open_telling(&recipe, &downloads)?,
             compute,
         )?;
-        tuned.prepare(Some(kit.tokenizer.as_ref()), Some(data.as_ref()))?;
+        let training = recipe.training(data.as_ref());
+        tuned.prepare(Some(kit.tokenizer.as_ref()), Some(training))?;
         Ok(Self { recipe, tuned, kit })
     }
 }

@@ -33,6 +33,7 @@ pub fn run(args: &TrainArgs) -> Result<(), Failure> {
     let kit = model::kit(&recipe, &compute)?;
     let tokenizer = kit.tokenizer.clone();
     let data = recipe.task.plugin.open(&source, kit)?;
+    recipe = recipe.fitted(data.as_ref())?;
     run.fits(&recipe, data.as_ref())?;
     for warning in data.warnings() {
         eprintln!("warning: {warning}");

@@ -11,7 +11,6 @@ use crate::backbone::Backbone;
 use crate::error::Result;
 use crate::hooks::{BranchView, Channels, Hooks};
 use crate::pass::Pass;
-use crate::plan::site_name;
 use crate::recipe::{Recipe, TrainOptions, WeightsChoice};
 use crate::registry::Configured;
 use crate::site::{Branch, EmbedStep, Moment, Projection, Sites, Tower};
@@ -101,7 +100,7 @@ fn probe(slot: &Slot, hooks: &mut Hooks) -> Vec<(String, Mark)> {
     let mut marks = Vec::new();
     let mut mark = |what: &str| {
         let mark = Mark::default();
-        marks.push((format!("{}{what}", site_name(slot)), mark.clone()));
+        marks.push((format!("{}{what}", slot), mark.clone()));
         move |as_said: bool| mark.store(as_said, Ordering::Relaxed)
     };
     let channels = |x: &Tensor, map: bool, width: usize| match map {

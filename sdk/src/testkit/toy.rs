@@ -392,7 +392,7 @@ impl Encoder for Text {
             .iter()
             .map(|ids| ids.iter().position(|id| *id == Toy::END).unwrap_or(0) as u32)
             .collect();
-        Ok(Stream::words(words, Some(input.eq(0u32)?), end)?)
+        Ok(Stream::words(words, Some(input.eq(0u32)?), end)?.started()?)
     }
 
     fn positions(&self, stream: Stream, pass: &mut Pass) -> Result<Stream> {

@@ -42,7 +42,7 @@ impl Trial {
         bars: &MultiProgress,
     ) -> std::result::Result<Self, Failure> {
         let mut model = Tuned::new(recipe, weights::open(recipe)?, compute.clone())?;
-        model.prepare(None, Some(data))?;
+        model.prepare(None, Some(recipe.training(data)))?;
         let started = Instant::now();
         let mut training = TrainProgress::among(bars, name);
         train(&mut model, data, &recipe.train, &mut training)?;

@@ -289,7 +289,10 @@ impl Trial {
     fn fresh(&self) -> Result<Tuned> {
         let mut tuned = Tuned::new(&self.recipe, self.base.clone(), compute())?;
         let data = Shown(self.batch.clone());
-        tuned.prepare(Some(self.tokenizer.as_ref()), Some(&data))?;
+        tuned.prepare(
+            Some(self.tokenizer.as_ref()),
+            Some(self.recipe.training(&data)),
+        )?;
         Ok(tuned)
     }
 
