@@ -6,10 +6,19 @@
 //!
 //! | name | what it is | acts on | start | folds |
 //! |---|---|---|---|---|
+//! | [`adalora`] | low-rank updates that share a budget of ranks | projections | identity | yes |
 //! | [`bridger`] | lets the towers see each other at stages (ETRIS) | both streams | not the identity | no |
-//! | [`lora`] | low-rank updates of weights, LoRA+ and rsLoRA | projections | identity | yes |
+//! | [`dora`] | low-rank updates of directions, and lengths, of weights | projections | identity | yes |
+//! | [`lora`] | low-rank updates of weights, LoRA+, rsLoRA and PiSSA | projections | identity | yes |
 //! | [`unfreeze`] | trains what is there: BitFit, norms, positions, all | existing parameters | identity | yes |
+//! | [`vera`] | vectors around one shared pair of random matrices | projections | identity | yes |
 
+pub mod adalora;
 pub mod bridger;
+mod by_site;
+pub mod dora;
 pub mod lora;
+mod low_rank;
+mod singular;
 pub mod unfreeze;
+pub mod vera;

@@ -4,27 +4,39 @@
 //! W' = W + s·B·A        A [r, in], B [out, r], s = α/r, or α/√r (rsLoRA, Kalajdzievski, 2023)
 //! ```
 //!
-//! | projection | A | B | start |
-//! |---|---|---|---|
-//! | linear | `[r, in]` | `[out, r]` | A uniform in ±√(1/in), B 0 |
-//! | convolution | `[r, in, k, k]`, with its stride and padding | `[out, r, 1, 1]` | A uniform in ±√(1/(in·k²)), B 0 |
-//! | embedding | `[r, vocabulary]` | `[width, r]` | A 0, B N(0, 1) |
-//!
-//! Default sites: query and value of both towers. `rate_ratio` is LoRA+ (Hayou et al., 2024): B
-//! learns that many times as fast. Owns the update; where it is added, and folding, are the
-//! projection hooks' business.
+//! Default sites: query and value of both towers; linear layers, convolutions and embeddings
+//! alike. A starts Kaiming-uniform (±√(1/in)) and B at 0; of an embedding A at 0 and B N(0, 1).
+//! `rate_ratio` is LoRA+ (Hayou et al., 2024): B learns that many times as fast. `start =
+//! "pissa"` is PiSSA (Meng et al., 2024, arXiv 2404.02948): A and B start as the largest singular
+//! values and vectors of W and, since the base never changes, W' = W + s·(B·A − B₀·A₀).
+//! Owns options and starts; the arithmetic is [`crate::low_rank`]'s.
 
-use candle_core::{D, Tensor};
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
-use twinspan_sdk::adapter::{Adapter, Idle, Installed, ProjectionSlot, Slot, Want};
-use twinspan_sdk::hooks::{Hooks, Update};
-use twinspan_sdk::ops::{self, Conv};
+use twinspan_sdk::adapter::{Adapter, Idle, Installed, Life, ProjectionSlot, Slot, Source, Want};
+use twinspan_sdk::hooks::Hooks;
 use twinspan_sdk::parameter::{Init, Parameter, Params};
-use twinspan_sdk::pass::Pass;
 use twinspan_sdk::plugin::{Capabilities, Opt, Plugin};
 use twinspan_sdk::site::{Projection, Sites};
 use twinspan_sdk::topology::Shape;
 use twinspan_sdk::{Error, Result, register};
+
+use crate::by_site;
+use crate::low_rank::{LowRank, check, fan};
+use crate::singular::Singular;
+
+/// How A and B start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// B·A = 0: A is drawn, B is 0.
+    #[default]
+    Zero,
+    /// B·A is the part of the weight with the largest singular values.
+    Pissa,
+}
 
 /// Low-rank updates of projections.
 ///
@@ -42,7 +54,7 @@ use twinspan_sdk::{Error, Result, register};
 ///     },
 ///     ..Default::default()
 /// };
-/// assert_eq!(lora.scale(), 2.0);
+/// assert_eq!(lora.scale(lora.rank, lora.alpha), 2.0);
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -57,6 +69,12 @@ pub struct Lora {
     pub dropout: f64,
     /// Learning rate of B over that of A.
     pub rate_ratio: f64,
+    /// How A and B start.
+    pub start: Start,
+    /// Other ranks, by parts of sites' names.
+    pub ranks: BTreeMap<String, usize>,
+    /// Other strengths, by parts of sites' names.
+    pub alphas: BTreeMap<String, f64>,
     /// Where.
     pub sites: Sites,
 }
@@ -69,6 +87,9 @@ impl Default for Lora {
             rslora: false,
             dropout: 0.0,
             rate_ratio: 1.0,
+            start: Start::Zero,
+            ranks: BTreeMap::new(),
+            alphas: BTreeMap::new(),
             sites: Sites::default(),
         }
     }
@@ -95,6 +116,17 @@ impl Plugin for Lora {
             "number",
             "learning rate of B over that of A (LoRA+: 16)",
         ),
+        Opt::new(
+            "start",
+            "string",
+            "zero; pissa: the largest singular values of the weight (Meng et al., 2024)",
+        ),
+        Opt::new(
+            "ranks",
+            "table of integers",
+            "other ranks by parts of sites' names: { value = 16, \"vision.blocks.3\" = 4 }",
+        ),
+        Opt::new("alphas", "table of numbers", "other strengths, likewise"),
         Opt::sites("both towers, query and value"),
     ];
 }
@@ -116,121 +148,117 @@ impl Adapter for Lora {
     }
 
     fn install(&self, slots: &[Slot], params: &mut Params, hooks: &mut Hooks) -> Result<Installed> {
-        self.check(params.owner())?;
+        let owner = params.owner().to_string();
+        self.check(&owner)?;
+        by_site::all_fit("ranks", &self.ranks, slots, &owner)?;
+        by_site::all_fit("alphas", &self.alphas, slots, &owner)?;
+        let mut starting = Vec::new();
         for slot in slots.iter().filter_map(Slot::projection) {
-            let update = self.update(slot, &mut params.within(&slot.name))?;
-            hooks.update(slot, update);
+            let rank = by_site::value("ranks", &self.ranks, slot, &owner)?.unwrap_or(self.rank);
+            let alpha = by_site::value("alphas", &self.alphas, slot, &owner)?.unwrap_or(self.alpha);
+            check(&owner, rank, alpha, self.dropout)?;
+            let params = &mut params.within(&slot.name);
+            let update = self.update(slot, rank, self.scale(rank, alpha), params)?;
+            hooks.update(slot, update.clone());
+            if self.start == Start::Pissa {
+                let gone = taken_back(slot, &update, params)?;
+                hooks.update(slot, gone.clone());
+                starting.push((slot.clone(), update, gone));
+            }
         }
-        Ok(Box::new(Idle))
+        match starting.is_empty() {
+            true => Ok(Box::new(Idle)),
+            false => Ok(Box::new(Principal(starting))),
+        }
     }
 }
 
 impl Lora {
-    /// The factor s of the update.
-    pub fn scale(&self) -> f64 {
+    /// The factor s of an update of this rank and strength.
+    pub fn scale(&self, rank: usize, alpha: f64) -> f64 {
         match self.rslora {
-            true => self.alpha / (self.rank as f64).sqrt(),
-            false => self.alpha / self.rank as f64,
+            true => alpha / (rank as f64).sqrt(),
+            false => alpha / rank as f64,
         }
     }
 
     fn check(&self, owner: &str) -> Result<()> {
+        check(owner, self.rank, self.alpha, self.dropout)?;
         let wrong = |message: String| Err(Error::wrong_use(format!("{owner}: {message}")));
-        if self.rank == 0 {
-            return wrong("rank must be above 0".into());
-        }
-        if !self.alpha.is_finite() {
-            return wrong(format!("alpha = {} must be a number", self.alpha));
-        }
-        if !(0.0..1.0).contains(&self.dropout) {
-            return wrong(format!("dropout = {} must lie in [0, 1)", self.dropout));
-        }
         if !(self.rate_ratio.is_finite() && self.rate_ratio > 0.0) {
             return wrong(format!("rate_ratio = {} must be above 0", self.rate_ratio));
+        }
+        let alphas = || self.alphas.values().chain([&self.alpha]);
+        if self.start == Start::Pissa && alphas().any(|alpha| *alpha <= 0.0) {
+            return wrong("start = \"pissa\" asks for an alpha above 0".into());
         }
         Ok(())
     }
 
-    fn update(&self, slot: &ProjectionSlot, params: &mut Params) -> Result<LowRank> {
-        let (r, input, output) = (self.rank, slot.input, slot.output);
-        let uniform = |fan| Init::KaimingUniform { fan };
-        let (a, b, starts) = match slot.shape {
-            Shape::Linear => (
-                vec![r, input],
-                vec![output, r],
-                (uniform(input), Init::Zeros),
-            ),
-            Shape::Conv { kernel: k, .. } => (
-                vec![r, input, k, k],
-                vec![output, r, 1, 1],
-                (uniform(input * k * k), Init::Zeros),
-            ),
-            Shape::Embedding => (
-                vec![r, input],
-                vec![output, r],
-                (Init::Zeros, Init::Normal(1.0)),
-            ),
+    fn update(
+        &self,
+        slot: &ProjectionSlot,
+        rank: usize,
+        scale: f64,
+        params: &mut Params,
+    ) -> Result<LowRank> {
+        let most = slot.output.min(fan(slot));
+        if self.start == Start::Pissa && rank > most {
+            return Err(Error::wrong_use(format!(
+                "{}: start = \"pissa\": rank {rank} is above the {most} singular values of {}",
+                params.owner(),
+                slot.name
+            )));
+        }
+        let (a, b) = LowRank::shapes(slot, rank);
+        let starts = match slot.shape {
+            Shape::Embedding => (Init::Zeros, Init::Normal(1.0)),
+            Shape::Linear | Shape::Conv { .. } => {
+                (Init::KaimingUniform { fan: fan(slot) }, Init::Zeros)
+            }
         };
+        let a = params.trained("a", &a, starts.0)?;
+        let b = params.rate(self.rate_ratio).trained("b", &b, starts.1)?;
         Ok(LowRank {
-            a: params.trained("a", &a, starts.0)?,
-            b: params.rate(self.rate_ratio).trained("b", &b, starts.1)?,
-            scale: self.scale(),
             dropout: self.dropout,
-            shape: slot.shape,
+            ..LowRank::new(slot, a, b, scale)
         })
     }
 }
 
-/// s·B·A in the place of a weight.
-struct LowRank {
-    a: Parameter,
-    b: Parameter,
-    scale: f64,
-    dropout: f64,
-    shape: Shape,
+/// −s·B₀·A₀ beside an update: what PiSSA takes from the weight.
+fn taken_back(slot: &ProjectionSlot, update: &LowRank, params: &mut Params) -> Result<LowRank> {
+    let a = params.constant("a0", update.a.dims(), Init::Zeros)?;
+    let b = params.constant("b0", update.b.dims(), Init::Zeros)?;
+    Ok(LowRank::new(slot, a, b, -update.scale))
 }
 
-impl Update for LowRank {
-    fn forward(&self, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
-        let (a, b) = (self.a.tensor(pass)?, self.b.tensor(pass)?);
-        match self.shape {
-            Shape::Linear => {
-                let x = ops::dropout(x, pass.dropout(self.dropout))?;
-                let narrow = (ops::linear(&x, &a, None)? * self.scale)?;
-                Ok(ops::linear(&narrow, &b, None)?)
-            }
-            Shape::Conv {
-                stride, padding, ..
-            } => {
-                let x = ops::dropout(x, pass.dropout(self.dropout))?;
-                let narrow = ops::conv2d(&x, &a, None, Conv { stride, padding })?;
-                let narrow = (narrow * self.scale)?;
-                Ok(ops::conv2d(&narrow, &b, None, Conv::default())?)
-            }
-            Shape::Embedding => {
-                let ids: Vec<u32> = x.flatten_all()?.to_vec1()?;
-                let narrow = (ops::select(&a.t()?, &ids)? * self.scale)?;
-                let wide = ops::linear(&narrow, &b, None)?;
-                let mut dims = x.dims().to_vec();
-                dims.push(wide.dim(D::Minus1)?);
-                Ok(wide.reshape(dims)?)
+/// Starts updates, and what is taken back for each, as the principal part of their weights.
+struct Principal(Vec<(ProjectionSlot, LowRank, LowRank)>);
+
+impl Life for Principal {
+    fn prepare(&mut self, source: &Source) -> Result<()> {
+        for (slot, update, gone) in &self.0 {
+            let weight = source.weight(slot)?.flatten_from(1)?;
+            let rank = update.a.dims()[0];
+            let Singular {
+                left,
+                values,
+                right,
+            } = Singular::of(&weight, rank)?;
+            // Half of each singular value goes into either factor, with the scale taken out.
+            let root = (values / update.scale)?.sqrt()?;
+            let a = right.broadcast_mul(&root.reshape((rank, 1))?)?;
+            let b = left.broadcast_mul(&root)?;
+            let set = |parameter: &Parameter, value: &Tensor| {
+                parameter.set(&value.reshape(parameter.dims())?)
+            };
+            for of in [update, gone] {
+                set(&of.a, &a)?;
+                set(&of.b, &b)?;
             }
         }
-    }
-
-    fn delta(&self, pass: &Pass) -> Result<Tensor> {
-        let (a, b) = (self.a.tensor(pass)?, self.b.tensor(pass)?);
-        let product = match self.shape {
-            Shape::Linear => ops::linear(&b, &a.t()?, None)?,
-            Shape::Conv { .. } => {
-                let (_, input, k, _) = a.dims4()?;
-                let (output, ..) = b.dims4()?;
-                let (a, b) = (a.flatten_from(1)?, b.flatten_from(1)?);
-                ops::linear(&b, &a.t()?, None)?.reshape((output, input, k, k))?
-            }
-            Shape::Embedding => ops::linear(&a.t()?, &b, None)?,
-        };
-        Ok((product * self.scale)?)
+        Ok(())
     }
 }
 

@@ -991,10 +991,13 @@ impl Hooks {
         if here.rows.is_none() {
             here.rows = Some(hung);
         } else {
-            self.clash = Some(Error::SecondReparametrisation {
+            // The first of several is the one to name.
+            let site = slot.name.clone();
+            let clash = Error::SecondReparametrisation {
                 adapter: owner,
-                site: slot.name.clone(),
-            });
+                site,
+            };
+            self.clash.get_or_insert(clash);
         }
     }
 

@@ -102,7 +102,7 @@ pub fn loss(tuned: &Tuned, batch: &Batch, pass: &mut Pass) -> Tensor {
         let weights = random(&format!("loss.{i}"), x.dims(), 1.0);
         let one = ops::mul(x, &weights).unwrap().sum_all().unwrap();
         sum = Some(match sum {
-            Some(sum) => (sum + one).unwrap(),
+            Some(sum) => ops::add(&sum, &one).unwrap(),
             None => one,
         });
     }

@@ -1,0 +1,149 @@
+//! DoRA (Liu et al., 2024, arXiv 2402.09353): length and direction of a weight's rows apart.
+//!
+//! ```text
+//! W' = diag(m / ‖W + s·B·A‖) · (W + s·B·A)        norms by row, m [out], s = α/r
+//! ```
+//!
+//! Default sites: query and value of both towers. The lengths m start as those of W's rows, so
+//! that nothing changes at the start; no gradient goes through the norm (the paper's section
+//! 4.3). A and B start as LoRA's. A projection takes one such reparametrisation at most; the
+//! weight that it sees includes the updates of other adapters. Owns lengths and options; the
+//! arithmetic of A and B is [`crate::low_rank`]'s.
+
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+use twinspan_sdk::adapter::{Adapter, Installed, Life, ProjectionSlot, Slot, Source, Want};
+use twinspan_sdk::hooks::{Hooks, Reparametrise};
+use twinspan_sdk::parameter::{Init, Parameter, Params};
+use twinspan_sdk::pass::Pass;
+use twinspan_sdk::plugin::{Capabilities, Opt, Plugin};
+use twinspan_sdk::site::{Projection, Sites};
+use twinspan_sdk::topology::Shape;
+use twinspan_sdk::{Result, ops, register};
+
+use crate::low_rank::{LowRank, check, fan};
+
+/// Low-rank updates of the directions of weights, and their lengths.
+///
+/// ```
+/// use twinspan_adapters::dora::Dora;
+/// use twinspan_sdk::adapter::Adapter;
+///
+/// assert!(Dora { rank: 16, ..Default::default() }.capabilities().mergeable);
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Dora {
+    /// Rank r of the update.
+    pub rank: usize,
+    /// Its strength α.
+    pub alpha: f64,
+    /// Dropout on what A reads.
+    pub dropout: f64,
+    /// Where.
+    pub sites: Sites,
+}
+
+impl Default for Dora {
+    fn default() -> Self {
+        Self {
+            rank: 8,
+            alpha: 8.0,
+            dropout: 0.0,
+            sites: Sites::default(),
+        }
+    }
+}
+
+impl Plugin for Dora {
+    const NAME: &'static str = "dora";
+    const ABOUT: &'static str =
+        "low-rank updates of directions, and lengths, of weights (DoRA, Liu et al., 2024)";
+    const OPTIONS: &'static [Opt] = &[
+        Opt::new("rank", "integer", "rank of the update"),
+        Opt::new("alpha", "number", "strength: the update counts alpha/rank"),
+        Opt::new(
+            "dropout",
+            "number",
+            "on what A reads, while training; none on embeddings",
+        ),
+        Opt::sites("both towers, query and value"),
+    ];
+}
+
+impl Adapter for Dora {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            identity_at_start: true,
+            mergeable: true,
+            ..Default::default()
+        }
+    }
+
+    fn wants(&self) -> Vec<Want> {
+        vec![Want::Projections {
+            sites: self.sites.clone(),
+            default: &[Projection::Query, Projection::Value],
+        }]
+    }
+
+    fn install(&self, slots: &[Slot], params: &mut Params, hooks: &mut Hooks) -> Result<Installed> {
+        check(params.owner(), self.rank, self.alpha, self.dropout)?;
+        let mut lengths = Vec::new();
+        for slot in slots.iter().filter_map(Slot::projection) {
+            let params = &mut params.within(&slot.name);
+            hooks.update(slot, self.update(slot, params)?);
+            let length = params.trained("length", &[slot.output], Init::Ones)?;
+            hooks.reparametrise(slot, Lengths(length.clone()));
+            lengths.push((slot.clone(), length));
+        }
+        Ok(Box::new(Measured(lengths)))
+    }
+}
+
+impl Dora {
+    fn update(&self, slot: &ProjectionSlot, params: &mut Params) -> Result<LowRank> {
+        let (a, b) = LowRank::shapes(slot, self.rank);
+        let starts = match slot.shape {
+            Shape::Embedding => (Init::Zeros, Init::Normal(1.0)),
+            Shape::Linear | Shape::Conv { .. } => {
+                (Init::KaimingUniform { fan: fan(slot) }, Init::Zeros)
+            }
+        };
+        let a = params.trained("a", &a, starts.0)?;
+        let b = params.trained("b", &b, starts.1)?;
+        Ok(LowRank {
+            dropout: self.dropout,
+            ..LowRank::new(slot, a, b, self.alpha / self.rank as f64)
+        })
+    }
+}
+
+/// The lengths m of a weight's rows.
+struct Lengths(Parameter);
+
+impl Reparametrise for Lengths {
+    fn rows(&self, updated: &Tensor, pass: &Pass) -> Result<Tensor> {
+        let inverse = norms(&updated.detach())?.recip()?;
+        Ok(ops::mul(&self.0.tensor(pass)?, &inverse)?)
+    }
+}
+
+/// The 2-norm of each row of `[out, ..]`.
+fn norms(weight: &Tensor) -> Result<Tensor> {
+    Ok(weight.flatten_from(1)?.sqr()?.sum(1)?.sqrt()?)
+}
+
+/// Lengths that start as those of the frozen weights.
+struct Measured(Vec<(ProjectionSlot, Parameter)>);
+
+impl Life for Measured {
+    fn prepare(&mut self, source: &Source) -> Result<()> {
+        for (slot, length) in &self.0 {
+            length.set(&norms(&source.weight(slot)?)?)?;
+        }
+        Ok(())
+    }
+}
+
+register!(adapter: Dora);
