@@ -347,6 +347,7 @@ impl Error {
         use Error::*;
         match self {
             Plugin { wrong_use, .. } => *wrong_use,
+            KeyMap(error) => matches!(**error, KeyMapError::NoEntry { .. }),
             Source(error) => {
                 matches!(
                     **error,

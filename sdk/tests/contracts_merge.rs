@@ -21,7 +21,7 @@ use twinspan_sdk::preparation::Preparation;
 use twinspan_sdk::recipe::{BatchNormChoice, Recipe};
 use twinspan_sdk::registry::Configured;
 use twinspan_sdk::site::{
-    At, Branch, EmbedStep, Moment, Projection, Role, Sites, Tap, Tower,
+    At, Branch, EmbedStep, Moment, Projection, Sites, Tap, Tower,
 };
 use twinspan_sdk::stream::Stream;
 use twinspan_sdk::testkit::{self, By, Look, Scripted, Toy, ToyTask};
