@@ -18,6 +18,7 @@ use twinspan::sdk::weights;
 use twinspan::{Encoder, Model};
 
 const SENTENCES: [&str; 2] = ["the thing on the left", "a coloured shape"];
+const FILE: [&str; 2] = ["backbone.weights=clip.safetensors", "backbone.tokenizer=bytes"];
 const FOLDING: &str = "lora[rank=2] + unfreeze@vision";
 
 /// A CLIP's `[backbone]` table without its weights.
@@ -25,6 +26,19 @@ fn backbone() -> String {
     let (backbone, _) = RECIPE.split_once("[[adapter]]").unwrap();
     let backbone = backbone.replace("[backbone]\n", "").replace("weights = \"random:1\"\n", "");
     backbone.replace("[backbone.model]", "[model]")
+}
+
+/// Writes the recipe's random base in a layout and an element type, as a file to train on.
+fn base_file(recipe: &str, path: &Path, layout: &str, dtype: DType) {
+    let recipe = Recipe::parse(recipe, "test").unwrap();
+    let plugin = recipe.backbone.plugin.as_ref();
+    let base = weights::random(&plugin.topology().unwrap(), 1).unwrap();
+    let tensors = base.names().map(|name| {
+        let tensor = base.get(name).unwrap().tensor(dtype, &Device::Cpu);
+        (name.to_string(), tensor.unwrap())
+    });
+    let layout = weights::layout_named(plugin, layout).unwrap();
+    weights::write(path, plugin, &layout, tensors.collect()).unwrap();
 }
 
 /// A folder with data, a recipe, and models trained for a few large steps.
@@ -132,7 +146,7 @@ fn a_merged_file_gives_what_the_model_gives_in_every_layout() {
             &[
                 "merged.safetensors: ",
                 &format!("layout `{called}`"),
-                "folded in\n  lora      24 tensors: ",
+                "folded in\n  lora      12 tensors: ",
                 "\n  unfreeze  ",
                 "left out\n  head  ",
                 "parameters of task `referring-segmentation`",
@@ -151,18 +165,9 @@ fn a_merged_file_gives_what_the_model_gives_in_every_layout() {
 fn a_base_from_a_file_gives_its_layout_and_its_type_to_the_merged_one() {
     let bench = Bench::new();
     // OpenAI's files are in half precision.
-    let recipe = Recipe::parse(RECIPE, "test").unwrap();
-    let plugin = recipe.backbone.plugin.as_ref();
-    let base = weights::random(&plugin.topology().unwrap(), 1).unwrap();
-    let halves = base.names().map(|name| {
-        let half = base.get(name).unwrap().tensor(DType::F16, &Device::Cpu);
-        (name.to_string(), half.unwrap())
-    });
-    let layout = weights::layout_named(plugin, "openai").unwrap();
     let file = bench.path("clip.safetensors");
-    weights::write(&file, plugin, &layout, halves.collect()).unwrap();
-    let here = ["backbone.weights=clip.safetensors", "backbone.tokenizer=bytes"];
-    bench.train("lora[rank=2]@text", &here);
+    base_file(RECIPE, &file, "openai", DType::F16);
+    bench.train("lora[rank=2]@text", &FILE);
 
     let said = bench.merge("half.safetensors", &[]).results();
     has(&said, &["tensors of f16", "layout `openai`", "differ from the model's by"]);
@@ -185,6 +190,69 @@ fn a_base_from_a_file_gives_its_layout_and_its_type_to_the_merged_one() {
     }
     assert!(fs::read(bench.path("clip.safetensors")).unwrap() == before);
     assert!(fs::read(bench.path("model/last/tuned.safetensors")).unwrap() == trained);
+}
+
+#[test]
+fn positions_keep_the_size_of_the_base_unless_they_trained_in_another() {
+    let bench = Bench::new();
+    base_file(RECIPE, &bench.path("clip.safetensors"), "hf", DType::F32);
+    let larger = [FILE[0], FILE[1], "backbone.input_size=96"];
+    let table = "vision_model.embeddings.position_embedding.weight";
+    for (adapters, rows) in [("lora[rank=2]", 65), ("unfreeze[roles=[\"position\"]]", 145)] {
+        bench.train(adapters, &larger);
+        let said = bench.merge("merged.safetensors", &["--overwrite"]);
+        let warned = said.stderr.contains("warning: `vision.position` was trained in another size than the base's: [145, 32], not [65, 32]");
+        assert_eq!(warned, rows == 145, "{said:?}");
+        has(&said.results(), &["layout `transformers`"]);
+        let bytes = fs::read(bench.path("merged.safetensors")).unwrap();
+        let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).unwrap();
+        assert_eq!(tensors[table].dims(), [rows, 32]);
+        fs::remove_dir_all(bench.path("model")).unwrap();
+    }
+}
+
+/// A ResNet with ETRIS's residual, which no file of a CLIP holds, its statistics training.
+const RESNET: &str = r#"connect = true
+[model]
+embed_dim = 32
+vision = { kind = "resnet", layers = [1, 1, 2, 1], width = 8, head_width = 32, image_size = 64 }
+text = { layers = 3, width = 32, heads = 2, context = 32, vocabulary = 514 }
+"#;
+
+#[test]
+fn statistics_are_merged_and_what_no_weight_file_holds_is_said() {
+    let bench = Bench::new();
+    let (_, rest) = RECIPE.split_once("[[adapter]]").unwrap();
+    let backbone = RESNET.replace("[model]", "[backbone.model]");
+    let recipe = format!(
+        "[backbone]\nuse = \"clip\"\nweights = \"random:1\"\nbatch_norm = \"train\"\n{backbone}\n[[adapter]]{rest}"
+    );
+    write(bench.0.path(), "recipe.toml", &recipe);
+    bench.train("lora[rank=2]@conv2,query + unfreeze[roles=[\"norm\"]]@vision", &[]);
+    let said = bench.merge("merged.safetensors", &["--layout", "open_clip"]).results();
+    has(
+        &said,
+        &[
+            "layout `openai`",
+            "\n  batch norms  ",
+            " running statistics: vision.stem.norm1.running_mean to ",
+            "\n  backbone  5 tensors: vision.pool.connect.conv.weight to vision.pool.connect.norm.weight, which no weight file holds",
+        ],
+    );
+    let message = bench.merge("other.safetensors", &["--layout", "hf"]).error(2);
+    has(&message, &["no layout `hf`", "openai (or open_clip)"]);
+
+    let model = Model::open(bench.path("model")).unwrap();
+    let file = bench.path("merged.safetensors");
+    let bare = format!("use = \"clip\"\nweights = {file:?}\ntokenizer = \"bytes\"\n{RESNET}");
+    let bare = Encoder::from_toml(&bare).unwrap();
+    let pictures: Vec<_> = (0..2).map(|number| scene::picture(number).0).collect();
+    let pooled = |encoder: &Encoder| -> Vec<f32> {
+        let vectors = encoder.encode_image(&pictures).unwrap();
+        vectors.flatten_all().unwrap().to_vec1().unwrap()
+    };
+    let off = distance(&pooled(&bare), &pooled(&model));
+    assert!(off < 1e-5, "{off:.1e}");
 }
 
 #[test]

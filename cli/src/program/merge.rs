@@ -46,6 +46,7 @@ pub fn run(args: &MergeArgs) -> Result<(), Failure> {
     let stored = merged.stored(args.dtype.map(Element::dtype));
     let stored = stored.map_err(advised)?;
     let off = checked(&model, &merged, &stored)?;
+    warn_of_sizes(&model.tuned, &stored);
     let count = stored.len();
     let types = types(&stored);
     let bytes = write(&args.out, backbone.as_ref(), &layout, stored)?;
@@ -176,6 +177,20 @@ fn difference(found: &[f64], wanted: &[f64]) -> Result<f64, Failure> {
     match found.len() == wanted.len() {
         true => Ok(off / largest),
         false => Ok(f64::NAN),
+    }
+}
+
+/// Says which tensors other software would not expect in this size: positions that trained on
+/// pictures of another.
+fn warn_of_sizes(tuned: &Tuned, stored: &BTreeMap<String, Tensor>) {
+    for (name, tensor) in stored {
+        let own = tuned.base.get(name).map(|own| own.shape().dims());
+        if let Some(own) = own.filter(|own| *own != tensor.dims()) {
+            eprintln!(
+                "warning: `{name}` was trained in another size than the base's: {:?}, not {own:?}; say so in the configuration of what loads it",
+                tensor.dims()
+            );
+        }
     }
 }
 
