@@ -32,7 +32,12 @@ const BACKBONES: [(&str, &str, &[&str]); 4] = [
         vision = { kind = "vit", layers = 2, width = 16, heads = 2, patch = 8, image_size = 32 }
         text = { layers = 2, width = 32, heads = 2, context = 16, vocabulary = 514 }
         "#,
-        &["twinspan", "openai", "open_clip with custom text", "transformers"],
+        &[
+            "twinspan",
+            "openai",
+            "open_clip with custom text",
+            "transformers",
+        ],
     ),
     // Transformers' has a norm in front of the blocks, and no bias behind the text.
     (
@@ -118,7 +123,9 @@ fn is_bare(projection: Projection) -> bool {
 
 /// Affine outputs, shifted where the layer has a bias or is a table.
 fn outputs(topology: &Topology) -> Configured<dyn Adapter> {
-    let biases = topology.parameters().filter_map(|p| p.name.strip_suffix(".bias"));
+    let biases = topology
+        .parameters()
+        .filter_map(|p| p.name.strip_suffix(".bias"));
     let biases: BTreeSet<String> = biases.map(String::from).collect();
     let hang = move |slots: &[Slot], params: &mut Params, hooks: &mut Hooks| {
         for slot in slots.iter().filter_map(Slot::projection) {
@@ -175,7 +182,15 @@ fn norms() -> Configured<dyn Adapter> {
 
 fn recipe(backbone: &Configured<dyn Backbone>, adapters: Vec<Configured<dyn Adapter>>) -> Recipe {
     use Look::*;
-    let looks = [VisionEarly, VisionLate, VisionFinal, VisionPooled, TextFinal, TextPooled, Logits];
+    let looks = [
+        VisionEarly,
+        VisionLate,
+        VisionFinal,
+        VisionPooled,
+        TextFinal,
+        TextPooled,
+        Logits,
+    ];
     Recipe {
         backbone: backbone.clone(),
         weights: WeightsChoice {
@@ -194,7 +209,8 @@ fn stirred(recipe: &Recipe, batch: &Batch) -> Tuned {
     let tuned = Tuned::new(recipe, base, Compute::default()).unwrap();
     let away = |scale, name: &str, dims: &[usize]| {
         let init = Init::Normal(scale);
-        init.tensor(2, name, dims, DType::F32, &Device::Cpu).unwrap()
+        init.tensor(2, name, dims, DType::F32, &Device::Cpu)
+            .unwrap()
     };
     for (name, trained) in &tuned.overlay.trained {
         let moved = trained.var.as_detached_tensor() + away(0.02, name, trained.var.dims());
@@ -212,11 +228,15 @@ fn batch(backbone: &Configured<dyn Backbone>) -> Batch {
     let shape = [2, 3, side, side];
     let tokenizer = plugin.tokenizer(None).unwrap();
     let sentences = ["a red disc", "it"];
-    let ids = sentences.iter().flat_map(|s| tokenizer.encode(s, words).ids);
+    let ids = sentences
+        .iter()
+        .flat_map(|s| tokenizer.encode(s, words).ids);
     let ids: Vec<u32> = ids.collect();
     let normal = Init::Normal(1.0);
     Batch {
-        images: normal.tensor(1, "pictures", &shape, DType::F32, &Device::Cpu).unwrap(),
+        images: normal
+            .tensor(1, "pictures", &shape, DType::F32, &Device::Cpu)
+            .unwrap(),
         tokens: Tensor::from_vec(ids, (2, words), &Device::Cpu).unwrap(),
         pairs: vec![(0, 0), (0, 1), (1, 0), (1, 1)],
         target: None,
@@ -257,7 +277,10 @@ fn every_union_folds_on_every_backbone() {
                 .map(|p| format!("\"{}\"", p.projection))
                 .collect();
             let names: Vec<String> = names.filter(|n| offered.contains(n)).collect();
-            let sites = format!("rank = 2\nsites = {{ projections = [{}] }}", names.join(", "));
+            let sites = format!(
+                "rank = 2\nsites = {{ projections = [{}] }}",
+                names.join(", ")
+            );
             vec![
                 linked("lora", &sites),
                 linked("unfreeze", "roles = [\"all\"]"),

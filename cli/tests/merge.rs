@@ -18,13 +18,18 @@ use twinspan::sdk::weights;
 use twinspan::{Encoder, Model};
 
 const SENTENCES: [&str; 2] = ["the thing on the left", "a coloured shape"];
-const FILE: [&str; 2] = ["backbone.weights=clip.safetensors", "backbone.tokenizer=bytes"];
+const FILE: [&str; 2] = [
+    "backbone.weights=clip.safetensors",
+    "backbone.tokenizer=bytes",
+];
 const FOLDING: &str = "lora[rank=2] + unfreeze@vision";
 
 /// A CLIP's `[backbone]` table without its weights.
 fn backbone() -> String {
     let (backbone, _) = RECIPE.split_once("[[adapter]]").unwrap();
-    let backbone = backbone.replace("[backbone]\n", "").replace("weights = \"random:1\"\n", "");
+    let backbone = backbone
+        .replace("[backbone]\n", "")
+        .replace("weights = \"random:1\"\n", "");
     backbone.replace("[backbone.model]", "[model]")
 }
 
@@ -97,7 +102,10 @@ fn vectors(encoder: &Encoder) -> Vec<f32> {
         encoder.encode_text(&SENTENCES),
     ];
     let values = |t: Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    tensors.into_iter().flat_map(|t| values(t.unwrap())).collect()
+    tensors
+        .into_iter()
+        .flat_map(|t| values(t.unwrap()))
+        .collect()
 }
 
 /// The largest difference, of the largest value.
@@ -170,11 +178,20 @@ fn a_base_from_a_file_gives_its_layout_and_its_type_to_the_merged_one() {
     bench.train("lora[rank=2]@text", &FILE);
 
     let said = bench.merge("half.safetensors", &[]).results();
-    has(&said, &["tensors of f16", "layout `openai`", "differ from the model's by"]);
+    has(
+        &said,
+        &[
+            "tensors of f16",
+            "layout `openai`",
+            "differ from the model's by",
+        ],
+    );
     let (own, _, _) = tensors(&file);
     let (names, dtype, _) = tensors(&bench.path("half.safetensors"));
     assert_eq!((names, dtype), (own, DType::F16));
-    bench.merge("single.safetensors", &["--dtype", "f32"]).results();
+    bench
+        .merge("single.safetensors", &["--dtype", "f32"])
+        .results();
     let wanted = vectors(&Model::open(bench.path("model")).unwrap());
     let off = |file| distance(&vectors(&bench.encoder(file)), &wanted);
     assert!(off("single.safetensors") < 1e-5);
@@ -198,7 +215,10 @@ fn positions_keep_the_size_of_the_base_unless_they_trained_in_another() {
     base_file(RECIPE, &bench.path("clip.safetensors"), "hf", DType::F32);
     let larger = [FILE[0], FILE[1], "backbone.input_size=96"];
     let table = "vision_model.embeddings.position_embedding.weight";
-    for (adapters, rows) in [("lora[rank=2]", 65), ("unfreeze[roles=[\"position\"]]", 145)] {
+    for (adapters, rows) in [
+        ("lora[rank=2]", 65),
+        ("unfreeze[roles=[\"position\"]]", 145),
+    ] {
         bench.train(adapters, &larger);
         let said = bench.merge("merged.safetensors", &["--overwrite"]);
         let warned = said.stderr.contains("warning: `vision.position` was trained in another size than the base's: [145, 32], not [65, 32]");
@@ -228,8 +248,13 @@ fn statistics_are_merged_and_what_no_weight_file_holds_is_said() {
         "[backbone]\nuse = \"clip\"\nweights = \"random:1\"\nbatch_norm = \"train\"\n{backbone}\n[[adapter]]{rest}"
     );
     write(bench.0.path(), "recipe.toml", &recipe);
-    bench.train("lora[rank=2]@conv2,query + unfreeze[roles=[\"norm\"]]@vision", &[]);
-    let said = bench.merge("merged.safetensors", &["--layout", "open_clip"]).results();
+    bench.train(
+        "lora[rank=2]@conv2,query + unfreeze[roles=[\"norm\"]]@vision",
+        &[],
+    );
+    let said = bench
+        .merge("merged.safetensors", &["--layout", "open_clip"])
+        .results();
     has(
         &said,
         &[
@@ -239,7 +264,9 @@ fn statistics_are_merged_and_what_no_weight_file_holds_is_said() {
             "\n  backbone  5 tensors: vision.pool.connect.conv.weight to vision.pool.connect.norm.weight, which no weight file holds",
         ],
     );
-    let message = bench.merge("other.safetensors", &["--layout", "hf"]).error(2);
+    let message = bench
+        .merge("other.safetensors", &["--layout", "hf"])
+        .error(2);
     has(&message, &["no layout `hf`", "openai (or open_clip)"]);
 
     let model = Model::open(bench.path("model")).unwrap();
@@ -258,7 +285,10 @@ fn statistics_are_merged_and_what_no_weight_file_holds_is_said() {
 #[test]
 fn what_does_not_fold_is_named_and_can_be_left_out() {
     let bench = Bench::new();
-    bench.train("bridger[dim=16, heads=2] + lora[rank=2] + lora[rank=2]@text.up", &[]);
+    bench.train(
+        "bridger[dim=16, heads=2] + lora[rank=2] + lora[rank=2]@text.up",
+        &[],
+    );
     let before = names(bench.0.path());
     let message = bench.merge("merged.safetensors", &[]).error(2);
     has(
@@ -269,8 +299,13 @@ fn what_does_not_fold_is_named_and_can_be_left_out() {
             "\n  to merge the others: --without bridger",
         ],
     );
-    let message = bench.merge("merged.safetensors", &["--without", "bridge"]).error(2);
-    has(&message, &["`bridge`", "did you mean `bridger`", "lora, lora-2"]);
+    let message = bench
+        .merge("merged.safetensors", &["--without", "bridge"])
+        .error(2);
+    has(
+        &message,
+        &["`bridge`", "did you mean `bridger`", "lora, lora-2"],
+    );
     assert_eq!(names(bench.0.path()), before);
 
     let without = ["--without", "bridger", "--without", "lora"];
@@ -285,12 +320,25 @@ fn what_does_not_fold_is_named_and_can_be_left_out() {
     let mut model = Model::open(bench.path("model")).unwrap();
     model.disable("bridger").unwrap();
     model.disable("lora").unwrap();
-    let off = distance(&vectors(&bench.encoder("merged.safetensors")), &vectors(&model));
+    let off = distance(
+        &vectors(&bench.encoder("merged.safetensors")),
+        &vectors(&model),
+    );
     assert!(off < 1e-5, "{off:.1e}");
 
-    let nothing = ["--without", "bridger", "--without", "lora", "--without", "lora-2"];
+    let nothing = [
+        "--without",
+        "bridger",
+        "--without",
+        "lora",
+        "--without",
+        "lora-2",
+    ];
     let said = bench.merge("base.safetensors", &nothing).results();
-    has(&said, &["nothing  these are the weights the model was made on"]);
+    has(
+        &said,
+        &["nothing  these are the weights the model was made on"],
+    );
 }
 
 #[test]
@@ -304,10 +352,18 @@ fn a_file_is_written_where_it_was_asked_for_or_not_at_all() {
         has(&bench.merge(out, more).error(2), parts);
         assert_eq!(names(bench.0.path()), before);
     };
-    refused("mine.safetensors", &[], &["is there already", "--overwrite"]);
+    refused(
+        "mine.safetensors",
+        &[],
+        &["is there already", "--overwrite"],
+    );
     refused("folder.safetensors", &["--overwrite"], &["is a folder"]);
     refused("merged.bin", &[], &["does not end in .safetensors"]);
-    refused("absent/merged.safetensors", &[], &["--out", "absent does not exist"]);
+    refused(
+        "absent/merged.safetensors",
+        &[],
+        &["--out", "absent does not exist"],
+    );
     refused(
         "merged.safetensors",
         &["--layout", "open-clip"],
@@ -320,7 +376,15 @@ fn a_file_is_written_where_it_was_asked_for_or_not_at_all() {
     let message = twinspan!("merge", "--model", bench.0.path(), "--out", "x.safetensors").error(2);
     has(&message, &["is not a model folder"]);
     let help = twinspan!("merge", "--help").results();
-    has(&help, &["transformers, or hf", "--without", "--dtype", "The head is the"]);
+    has(
+        &help,
+        &[
+            "transformers, or hf",
+            "--without",
+            "--dtype",
+            "The head is the",
+        ],
+    );
     bench.merge("mine.safetensors", &["--overwrite"]).results();
     bench.encoder("mine.safetensors");
 }

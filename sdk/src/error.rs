@@ -219,7 +219,7 @@ pub enum Error {
     },
     /// A hook cannot become part of a weight: what it says itself. Whose it is says
     /// [`CannotMerge`](Self::CannotMerge).
-    #[error("this does not fold into the weight: {why}")]
+    #[error("this adapter does not fold into the weight: {why}")]
     CannotFold {
         /// The reason.
         why: &'static str,
@@ -389,7 +389,9 @@ fn cyclic(adapters: &[String], cycle: &str) -> String {
 
 fn unmerged(refusals: &[Refusal]) -> String {
     let said = |r: &Refusal| format!("{} ({})", r.why, r.place);
-    let lines = refusals.iter().map(|r| format!("\n  `{}`: {}", r.adapter, said(r)));
+    let lines = refusals
+        .iter()
+        .map(|r| format!("\n  `{}`: {}", r.adapter, said(r)));
     match refusals {
         [one] => format!(
             "`{}` does not fold into the weights: {}; merge without it, or use it beside the weights, as it was trained",

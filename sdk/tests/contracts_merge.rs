@@ -20,9 +20,7 @@ use twinspan_sdk::plugin::{Opt, Plugin};
 use twinspan_sdk::preparation::Preparation;
 use twinspan_sdk::recipe::{BatchNormChoice, Recipe};
 use twinspan_sdk::registry::Configured;
-use twinspan_sdk::site::{
-    At, Branch, EmbedStep, Moment, Projection, Sites, Tap, Tower,
-};
+use twinspan_sdk::site::{At, Branch, EmbedStep, Moment, Projection, Sites, Tap, Tower};
 use twinspan_sdk::stream::Stream;
 use twinspan_sdk::testkit::{self, By, Look, Scripted, Toy, ToyTask};
 use twinspan_sdk::tokenizer::Tokenizer;
@@ -290,7 +288,10 @@ fn a_bias_without_a_place_is_refused_by_name() {
     };
     let patch = shift("patch", &[Projection::Patch, Projection::Query]);
     let joint = shift("joint", &[Projection::Joint]);
-    let merged = model(ToyTask::default(), vec![updates().configured(), patch, joint]);
+    let merged = model(
+        ToyTask::default(),
+        vec![updates().configured(), patch, joint],
+    );
     let merged = merged.merge().unwrap();
     let names: Vec<&str> = merged.biases.keys().map(String::as_str).collect();
     assert_eq!(names, ["text.joint", "vision.joint", "vision.patch"]);
@@ -342,12 +343,16 @@ fn beside() -> Vec<Scripted> {
             }
             Ok(())
         }),
-        Scripted::new("bridge", vec![Want::Stages { stages: vec![2] }], |slots, _, hooks| {
-            for slot in slots.iter().filter_map(Slot::stage) {
-                hooks.bridge(slot, By(|v: Stream, t: Stream, _: &mut Pass| Ok((v, t))));
-            }
-            Ok(())
-        }),
+        Scripted::new(
+            "bridge",
+            vec![Want::Stages { stages: vec![2] }],
+            |slots, _, hooks| {
+                for slot in slots.iter().filter_map(Slot::stage) {
+                    hooks.bridge(slot, By(|v: Stream, t: Stream, _: &mut Pass| Ok((v, t))));
+                }
+                Ok(())
+            },
+        ),
         Scripted::new("pooled", vec![pooled], |slots, _, hooks| {
             for slot in slots.iter().filter_map(Slot::pooled) {
                 hooks.pooled(slot, By(|x: &Tensor, _: &mut Pass| Ok(x.clone())));
@@ -386,7 +391,10 @@ fn each_adapter_that_does_not_fold_says_which_and_why() {
     let mut said = Vec::new();
     for adapter in beside() {
         let label = {
-            let tuned = model(everywhere(), vec![updates().configured(), adapter.configured()]);
+            let tuned = model(
+                everywhere(),
+                vec![updates().configured(), adapter.configured()],
+            );
             let error = tuned.merge().unwrap_err();
             assert!(error.is_wrong_use());
             said.push(error.to_string());
@@ -454,7 +462,9 @@ fn what_depends_on_the_other_tower_is_no_weight() {
         Ok(())
     });
     let adapter = adapter.reading(move |_| vec![tap]).configured();
-    let error = model(ToyTask::default(), vec![adapter]).merge().unwrap_err();
+    let error = model(ToyTask::default(), vec![adapter])
+        .merge()
+        .unwrap_err();
     assert_eq!(
         error.to_string(),
         "`crossing` does not fold into the weights: it depends on what it reads (vision.blocks.1.query); merge without it, or use it beside the weights, as it was trained"
@@ -476,7 +486,11 @@ impl Plugin for Gated {
 impl Backbone for Gated {
     fn topology(&self) -> Result<Topology> {
         let mut topology = Toy::default().topology()?;
-        let branches = topology.text.blocks.iter_mut().flat_map(|b| &mut b.branches);
+        let branches = topology
+            .text
+            .blocks
+            .iter_mut()
+            .flat_map(|b| &mut b.branches);
         for branch in branches.filter(|b| b.branch == Branch::Mlp) {
             match self.named {
                 true => branch.consumers.push(Projection::Shortcut),
@@ -509,8 +523,7 @@ fn a_norm_that_something_else_reads_takes_no_fold() {
             }
             Ok(())
         });
-        let mut recipe =
-            testkit::recipe(ToyTask::default(), vec![adapter.configured()]).unwrap();
+        let mut recipe = testkit::recipe(ToyTask::default(), vec![adapter.configured()]).unwrap();
         recipe.backbone = Configured::<dyn Backbone>::of(Gated { named }).unwrap();
         testkit::tuned(&recipe).unwrap().merge()
     };
@@ -531,9 +544,14 @@ fn merged_weights_make_the_model_of_any_recipe_of_the_backbone() {
     for (found, wanted) in features(&bare, &batch).iter().zip(features(&over, &batch)) {
         assert!(distance(found, &wanted) < BEHIND_BLOCKS);
     }
-    let wrong = Init::Zeros.tensor(0, "", &[3], DType::F32, &Device::Cpu).unwrap();
+    let wrong = Init::Zeros
+        .tensor(0, "", &[3], DType::F32, &Device::Cpu)
+        .unwrap();
     let mut weights = merged.weights.clone();
     weights.insert("text.norm.weight".into(), wrong);
-    let error = merged.model_over(&weights, &recipe, compute()).err().unwrap();
+    let error = merged
+        .model_over(&weights, &recipe, compute())
+        .err()
+        .unwrap();
     assert!(matches!(error, Error::Shape { .. }));
 }

@@ -75,7 +75,9 @@ fn may_write(args: &MergeArgs) -> Result<(), Failure> {
     has_folder("--out", &args.out)?;
     match (args.out.is_dir(), args.out.exists() && !args.overwrite) {
         (true, _) => wrong("is a folder: name a file".into()),
-        (_, true) => wrong("is there already: name another file, or replace it with --overwrite".into()),
+        (_, true) => {
+            wrong("is there already: name another file, or replace it with --overwrite".into())
+        }
         _ => Ok(()),
     }
 }
@@ -88,7 +90,11 @@ fn spares_own(args: &MergeArgs, model: &Model) -> Result<(), Failure> {
     };
     let tuned = artifact::locate(&args.model.model)?.join(TUNED);
     let own = [model.tuned.base.file().map(PathBuf::from), Some(tuned)];
-    match own.iter().flatten().any(|own| whole(own) == Some(out.clone())) {
+    match own
+        .iter()
+        .flatten()
+        .any(|own| whole(own) == Some(out.clone()))
+    {
         false => Ok(()),
         true => Err(Failure::Usage(format!(
             "--out {} is a file that the model is made of: name another",
@@ -106,7 +112,10 @@ fn advised(error: Error) -> Failure {
         .iter()
         .map(|refusal| format!("--without {}", refusal.adapter))
         .collect();
-    Failure::Usage(format!("{error}\n  to merge the others: {}", options.join(" ")))
+    Failure::Usage(format!(
+        "{error}\n  to merge the others: {}",
+        options.join(" ")
+    ))
 }
 
 /// By how much, of the largest, features over the merged weights differ from the model's. What
@@ -131,7 +140,10 @@ fn checked(
             "features over the merged weights differ from the model's by {folded:.1e} of the largest: an adapter says of itself other weights than it acts by; nothing was written"
         ))));
     }
-    off(merged.model_over(stored, &recipe, compute)?)
+    match types(stored) == types(&merged.weights) {
+        true => Ok(folded),
+        false => off(merged.model_over(stored, &recipe, compute)?),
+    }
 }
 
 /// Two pictures and two sentences, each pair.
@@ -144,7 +156,9 @@ fn drawn(model: &Model) -> Result<Batch, Failure> {
         words => words.min(kit.context),
     };
     let count = SENTENCES.len();
-    let ids = SENTENCES.iter().flat_map(|sentence| kit.tokenizer.encode(sentence, words).ids);
+    let ids = SENTENCES
+        .iter()
+        .flat_map(|sentence| kit.tokenizer.encode(sentence, words).ids);
     let ids: Vec<u32> = ids.collect();
     let shape = [count, 3, side, side];
     let pairs: Vec<(u32, u32)> = (0..count as u32)
@@ -170,7 +184,9 @@ fn features(tuned: &Tuned, batch: &Batch) -> Result<Vec<f64>, Failure> {
 }
 
 fn difference(found: &[f64], wanted: &[f64]) -> Result<f64, Failure> {
-    let largest = wanted.iter().fold(f64::MIN_POSITIVE, |most, x| most.max(x.abs()));
+    let largest = wanted
+        .iter()
+        .fold(f64::MIN_POSITIVE, |most, x| most.max(x.abs()));
     let off = found.iter().zip(wanted).map(|(a, b)| (a - b).abs());
     // A maximum that keeps what is no number.
     let off = off.fold(0.0, |most, x| if x > most || x.is_nan() { x } else { most });
@@ -205,7 +221,10 @@ fn told(args: &MergeArgs, model: &Model, merged: &Merged) -> Vec<String> {
         folded.push(("batch norms", names));
     }
     if folded.is_empty() {
-        folded.push(("nothing", "these are the weights the model was made on".into()));
+        folded.push((
+            "nothing",
+            "these are the weights the model was made on".into(),
+        ));
     }
     let mut left = Vec::new();
     for label in &args.without {
@@ -219,13 +238,18 @@ fn told(args: &MergeArgs, model: &Model, merged: &Merged) -> Vec<String> {
     left.push((HEAD, head));
     if !merged.fresh.is_empty() {
         let names: Vec<String> = merged.fresh.keys().cloned().collect();
-        left.push(("backbone", format!("{}, which no weight file holds", span("tensor", &names))));
+        left.push((
+            "backbone",
+            format!("{}, which no weight file holds", span("tensor", &names)),
+        ));
     }
     let mut lines = Vec::new();
     for (heading, rows) in [("folded in", folded), ("left out", left)] {
         lines.push(heading.to_string());
         let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-        let rows = rows.iter().map(|(name, what)| format!("  {name:width$}  {what}"));
+        let rows = rows
+            .iter()
+            .map(|(name, what)| format!("  {name:width$}  {what}"));
         lines.extend(rows);
     }
     lines
@@ -252,13 +276,17 @@ fn loading(layout: &KeyMap, out: &Path) -> String {
     let file = out.display();
     let mut ways = Vec::new();
     if layout.is_called("hf") {
-        ways.push(format!(
-            "  transformers  copy it as model.safetensors beside the base's config.json: AutoModel.from_pretrained(FOLDER)"
-        ));
+        ways.push(
+            "  transformers  copy it as model.safetensors beside the base's config.json: AutoModel.from_pretrained(FOLDER)".into(),
+        );
     }
     if layout.name.starts_with("open_clip") || layout.is_called("open_clip") {
-        ways.push(format!("  open_clip     open_clip.create_model(NAME, pretrained=\"{file}\")"));
+        ways.push(format!(
+            "  open_clip     open_clip.create_model(NAME, pretrained=\"{file}\")"
+        ));
     }
-    ways.push(format!("  twinspan      --weights {file}, or weights = \"{file}\" in a recipe"));
+    ways.push(format!(
+        "  twinspan      --weights {file}, or weights = \"{file}\" in a recipe"
+    ));
     ways.join("\n")
 }

@@ -95,7 +95,9 @@ impl ProjectionHooks {
         }
         let mut weight = turned(operator, self.updated(operator, pass)?)?;
         if let Some(rows) = self.rows.as_ref().filter(|rows| rows.acts()) {
-            let factor = rows.factor(&weight, pass).map_err(Refused::by(rows.owner))?;
+            let factor = rows
+                .factor(&weight, pass)
+                .map_err(Refused::by(rows.owner))?;
             weight = scale_rows(&weight, &factor)?;
         }
         let mut folded = Folded {
@@ -249,7 +251,12 @@ impl Hooks {
             let why = "it moves the streams of both towers by each other";
             refusals.push(self.refusal(bridge.hung.owner, place, why));
         }
-        self.beside(&self.logits, "logits", "it changes similarities", &mut refusals);
+        self.beside(
+            &self.logits,
+            "logits",
+            "it changes similarities",
+            &mut refusals,
+        );
         refusals
     }
 
@@ -273,7 +280,12 @@ impl Hooks {
             self.beside(streams, &format!("the {tower} stream"), why, refusals);
         }
         let pooled = format!("{tower}.{}", At::Pooled);
-        self.beside(&hooks.pooled, &pooled, "it changes the pooled vector", refusals);
+        self.beside(
+            &hooks.pooled,
+            &pooled,
+            "it changes the pooled vector",
+            refusals,
+        );
     }
 
     fn beside<T: ?Sized>(

@@ -65,8 +65,21 @@ impl Tuned {
     /// The base with every adapter that acts folded in, existing parameters that train and
     /// running statistics in their places. The head is the task's, and no part of it.
     ///
+    /// ```
+    /// use twinspan_sdk::testkit::{self, ToyTask};
+    ///
+    /// let recipe = testkit::recipe(ToyTask::default(), Vec::new())?;
+    /// let tuned = testkit::tuned(&recipe)?;
+    /// let merged = tuned.merge()?;
+    /// assert_eq!(merged.stored(None)?.len(), tuned.base.len());
+    /// let again = merged.model(&recipe, tuned.compute())?;
+    /// assert_eq!(again.base.digest()?, tuned.base.digest()?);
+    /// # Ok::<(), twinspan_sdk::Error>(())
+    /// ```
+    ///
     /// # Errors
-    /// [`Error::CannotMerge`] names each adapter that does not fold, and why.
+    /// [`Error::CannotMerge`] names each adapter that does not fold, and why; of several at one
+    /// projection the first.
     pub fn merge(&self) -> Result<Merged> {
         let overlay = self.weighed_overlay()?;
         let mut merged = self.with_existing(&overlay)?;
@@ -96,7 +109,9 @@ impl Tuned {
             weights: BTreeMap::new(),
             fresh: BTreeMap::new(),
             biases: BTreeMap::new(),
-            folded: acting.map(|label| (label.to_string(), Vec::new())).collect(),
+            folded: acting
+                .map(|label| (label.to_string(), Vec::new()))
+                .collect(),
             statistics: Vec::new(),
             base: self.base.clone(),
         };
