@@ -290,3 +290,18 @@ fn loading(layout: &KeyMap, out: &Path) -> String {
     ));
     ways.join("\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_number_or_of_another_length_differs() {
+        let wanted = [1.0, -4.0, 2.0];
+        let off = |found: &[f64]| difference(found, &wanted).unwrap();
+        assert_eq!(off(&[1.0, -4.0, 1.0]), 0.25);
+        assert!(off(&[f64::NAN, -4.0, 2.0]).is_nan());
+        assert!(off(&[1.0, f64::NAN, 0.0]).is_nan());
+        assert!(off(&[1.0, -4.0]).is_nan());
+    }
+}
