@@ -13,6 +13,7 @@ mod failure;
 mod import;
 mod list;
 mod look;
+mod merge;
 mod model;
 mod plan;
 mod progress;
@@ -24,6 +25,7 @@ mod train;
 
 use std::path::PathBuf;
 
+use candle_core::DType;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use data::DataArgs;
@@ -101,6 +103,9 @@ enum Command {
     Check(CheckArgs),
     /// Turn a folder of the RefCOCO family into a JSONL file, or a JSONL file into such a folder
     Convert(ConvertArgs),
+    /// Fold a model's adapters into the weights it was made on, and write them for other software
+    #[command(after_help = MERGE_HELP)]
+    Merge(MergeArgs),
     /// Turn a foreign checkpoint into a model folder
     Import {
         #[command(subcommand)]
@@ -419,6 +424,64 @@ struct ConvertArgs {
     out: PathBuf,
 }
 
+const MERGE_HELP: &str = "\
+Adapters that change weights (`twinspan describe NAME` says which fold), and existing parameters that \
+were trained, become part of the weights: the file has the tensors of the base and no more, so what \
+reads the base reads it, without this program. Adapters that act between weights cannot be folded, and \
+are named; --without leaves them out, and the file then holds the model without them. The head is the \
+task's and is no part of it.
+
+Layouts are those of the backbone, by their names:
+  transformers, or hf       the names of Hugging Face's transformers
+  open_clip                 those of open_clip, and of OpenAI's CLIP, which are the same
+  twinspan, or canonical    the names of this program
+
+  twinspan merge --model run --out model.safetensors --layout hf
+  twinspan merge --model run --out clip.safetensors --layout open_clip --without bridger --dtype f16";
+
+/// `twinspan merge`.
+#[derive(Args)]
+struct MergeArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The file to write, whole or not at all; its folder must be there
+    #[arg(long, value_name = "FILE.safetensors")]
+    out: PathBuf,
+    /// Replace the file if it is there
+    #[arg(long)]
+    overwrite: bool,
+    /// The names in the file [default: those in which the base was read; canonical where it was no file]
+    #[arg(long, value_name = "NAME")]
+    layout: Option<String>,
+    /// Leave this adapter out, by its label; repeat for several
+    #[arg(long, value_name = "LABEL")]
+    without: Vec<String>,
+    /// Element type of every tensor; f16 and bf16 round what was folded [default: each tensor's in the base]
+    #[arg(long)]
+    dtype: Option<Element>,
+}
+
+/// An element type of weights.
+#[derive(Clone, Copy, ValueEnum)]
+enum Element {
+    /// 32 bits
+    F32,
+    /// 16 bits, 4 digits, up to 65504
+    F16,
+    /// 16 bits, 3 digits, with the range of f32
+    Bf16,
+}
+
+impl Element {
+    fn dtype(self) -> DType {
+        match self {
+            Element::F32 => DType::F32,
+            Element::F16 => DType::F16,
+            Element::Bf16 => DType::BF16,
+        }
+    }
+}
+
 #[derive(Subcommand)]
 enum ImportFormat {
     /// A released ETRIS checkpoint (.pth with the whole model)
@@ -483,6 +546,7 @@ impl Program {
             Command::Embed(args) => embed::run(&args),
             Command::Check(args) => check::run(&args),
             Command::Convert(args) => convert::run(&args),
+            Command::Merge(args) => merge::run(&args),
             Command::Import {
                 format: ImportFormat::Etris(args),
             } => import::run(&args),

@@ -14,6 +14,17 @@ use crate::source::SourceError;
 /// The result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// Why an adapter does not become part of the weights.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Its label.
+    pub adapter: String,
+    /// The first place at which it does not.
+    pub place: String,
+    /// The reason.
+    pub why: String,
+}
+
 /// An error of the contracts.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -206,11 +217,18 @@ pub enum Error {
         /// Who has it.
         by: String,
     },
-    /// A hook cannot become part of a weight.
+    /// A hook cannot become part of a weight: what it says itself. Whose it is says
+    /// [`CannotMerge`](Self::CannotMerge).
     #[error("this adapter does not fold into the weight: {why}")]
     CannotFold {
         /// The reason.
         why: &'static str,
+    },
+    /// Adapters cannot become part of the weights.
+    #[error("{}", unmerged(.refusals))]
+    CannotMerge {
+        /// One of each such adapter.
+        refusals: Vec<Refusal>,
     },
     /// A tensor has another shape.
     #[error("{what} has shape {got:?}; expected {expected:?}")]
@@ -329,6 +347,7 @@ impl Error {
         use Error::*;
         match self {
             Plugin { wrong_use, .. } => *wrong_use,
+            KeyMap(error) => matches!(**error, KeyMapError::NoEntry { .. }),
             Source(error) => {
                 matches!(
                     **error,
@@ -347,6 +366,8 @@ impl Error {
             | NothingGiven { .. }
             | UnknownLabel { .. }
             | CannotScale { .. }
+            | CannotFold { .. }
+            | CannotMerge { .. }
             | Cycle { .. }
             | SecondReparametrisation { .. }
             | NameTaken { .. }
@@ -362,6 +383,25 @@ fn cyclic(adapters: &[String], cycle: &str) -> String {
         many => format!(
             "{} cannot be combined: each waits for what the other changes ({cycle})",
             and(many)
+        ),
+    }
+}
+
+fn unmerged(refusals: &[Refusal]) -> String {
+    let said = |r: &Refusal| format!("{} ({})", r.why, r.place);
+    let lines = refusals
+        .iter()
+        .map(|r| format!("\n  `{}`: {}", r.adapter, said(r)));
+    match refusals {
+        [one] => format!(
+            "`{}` does not fold into the weights: {}; merge without it, or use it beside the weights, as it was trained",
+            one.adapter,
+            said(one)
+        ),
+        many => format!(
+            "{} adapters do not fold into the weights; merge without them, or use them beside the weights, as they were trained:{}",
+            many.len(),
+            lines.collect::<String>()
         ),
     }
 }

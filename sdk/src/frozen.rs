@@ -126,6 +126,12 @@ impl Frozen {
         self.0.dtype
     }
 
+    /// The element type that holds every value it is read as: the stored one, unless it is
+    /// rounded.
+    pub fn precision(&self) -> DType {
+        self.0.rounded.unwrap_or(self.0.dtype)
+    }
+
     /// The stored bytes, when the weight is mapped.
     pub fn bytes(&self) -> Option<&[u8]> {
         match &self.0.source {

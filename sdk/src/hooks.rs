@@ -4,7 +4,7 @@
 //! a forward pass indexes it and looks up no name. Each hook knows which adapter hung it and how
 //! much of its change counts; by what name an adapter is enabled or scaled is [`crate::tuned`]'s
 //! business, and which hooks run when is [`Tuned::forward`](crate::tuned::Tuned::forward)'s and
-//! the blocks'.
+//! the blocks'. How hooks become part of a weight is in `fold`.
 //!
 //! | shape | trait | acts on |
 //! |---|---|---|
@@ -17,6 +17,10 @@
 //! | pooled | [`PooledHook`] | the pooled vector |
 //! | logits | [`LogitsHook`] | similarities of pooled vectors |
 
+mod fold;
+
+pub(crate) use fold::Folding;
+
 use candle_core::Tensor;
 
 use crate::adapter::{
@@ -28,7 +32,6 @@ use crate::parameter::Parameter;
 use crate::pass::{ByItem, CarryKey, Pass, Repeat, TapKey};
 use crate::site::{At, Branch, Moment, Projection, Tap, Tower};
 use crate::stream::Stream;
-use crate::topology::{ProjectionInfo, TowerTopology};
 use crate::tuned::HEAD;
 
 /// Along which dimension channels lie.
@@ -489,65 +492,6 @@ impl ProjectionHooks {
         Ok(y)
     }
 
-    /// The weight, as it is stored, and the bias that give without hooks what `operator` gives
-    /// with them. A table takes what would be its bias into every row.
-    ///
-    /// # Errors
-    /// [`Error::CannotFold`] with the reason.
-    pub fn fold(&self, operator: &(impl Operator + ?Sized), pass: &Pass) -> Result<Folded> {
-        self.fold_behind(&[], operator, pass)
-    }
-
-    /// [`fold`](Self::fold), with the hooks on the norm that the projection reads folded in too.
-    fn fold_behind(
-        &self,
-        norm: &[Hung<dyn Transform>],
-        operator: &(impl Operator + ?Sized),
-        pass: &Pass,
-    ) -> Result<Folded> {
-        if acting(&self.bypass).next().is_some() {
-            return Err(Error::CannotFold {
-                why: "a path around a projection is not part of its weight",
-            });
-        }
-        let mut weight = turned(operator, self.updated(operator, pass)?)?;
-        if let Some(rows) = self.rows.as_ref().filter(|rows| rows.acts()) {
-            weight = scale_rows(&weight, &rows.factor(&weight, pass)?)?;
-        }
-        let mut folded = Folded {
-            weight,
-            bias: operator.bias(pass)?,
-        };
-        if operator.is_table() && acting(&self.input).next().is_some() {
-            return Err(Error::CannotFold {
-                why: "ids have no channels to scale or shift",
-            });
-        }
-        for hung in acting(norm).chain(acting(&self.input)).rev() {
-            let after = hung.hook.fold_input(folded.clone(), pass)?;
-            folded = hung.folded(&folded, after)?;
-        }
-        for hung in acting(&self.output) {
-            let after = hung.hook.fold_output(folded.clone(), pass)?;
-            folded = hung.folded(&folded, after)?;
-        }
-        folded.weight = turned(operator, folded.weight)?;
-        if operator.is_table()
-            && let Some(bias) = folded.bias.take()
-        {
-            folded.weight = ops::add(&folded.weight, &bias)?;
-        }
-        Ok(folded)
-    }
-
-    fn updated(&self, operator: &(impl Operator + ?Sized), pass: &Pass) -> Result<Tensor> {
-        let mut weight = operator.weight(pass)?;
-        for hung in acting(&self.updates) {
-            weight = hung.plus(&weight, hung.hook.delta(pass)?)?;
-        }
-        Ok(weight)
-    }
-
     fn weigh(&mut self, owner: usize, strength: f64) {
         weigh(&mut self.input, owner, strength);
         weigh(&mut self.updates, owner, strength);
@@ -692,30 +636,6 @@ impl TowerHooks {
             At::Embed => &mut self.embed,
             At::Block(i) => &mut self.blocks[i],
             At::Final | At::Pooled | At::Logits => &mut self.last,
-        }
-    }
-
-    /// The weight and bias that give without hooks what `operator`, projection `info` of this
-    /// tower, gives with them; those on the norm that it reads are folded in.
-    ///
-    /// # Errors
-    /// [`Error::CannotFold`] with the reason.
-    pub fn fold(
-        &self,
-        topology: &TowerTopology,
-        info: &ProjectionInfo,
-        operator: &(impl Operator + ?Sized),
-        pass: &Pass,
-    ) -> Result<Folded> {
-        let place = self.place(info.at);
-        let hooks = place.projection(info.projection);
-        let At::Block(block) = info.at else {
-            return hooks.fold(operator, pass);
-        };
-        let mut branches = topology.blocks[block].branches.iter();
-        match branches.find(|b| b.consumers.contains(&info.projection)) {
-            Some(read) => hooks.fold_behind(&place.norms[read.branch as usize], operator, pass),
-            None => hooks.fold(operator, pass),
         }
     }
 
@@ -872,9 +792,8 @@ pub struct Hooks {
     pub(crate) bridges: Vec<HungBridge>,
     logits: Vec<Hung<dyn LogitsHook>>,
     pub(crate) readings: Vec<Reading>,
-    pub(crate) owner: String,
-    /// The adapters that have begun so far; the last one is hanging its hooks.
-    begun: usize,
+    /// The labels of the adapters that have begun so far; the last one is hanging its hooks.
+    labels: Vec<String>,
     pub(crate) acts: Vec<(String, Option<(Tower, At)>)>,
     /// Carries that have a row for each item of a tower, and how they become pairs.
     pub(crate) along: Vec<(Tower, usize, Repeat)>,
@@ -909,8 +828,7 @@ impl Hooks {
     }
 
     pub(crate) fn begin(&mut self, owner: &str, declared: &[(&Slot, Vec<Tap>)]) {
-        self.owner = owner.to_string();
-        self.begun += 1;
+        self.labels.push(owner.to_string());
         self.declared = declared
             .iter()
             .filter_map(|(slot, taps)| Some((Reader::of(slot)?, taps)))
@@ -957,11 +875,16 @@ impl Hooks {
     }
 
     fn hung<T: ?Sized>(&self, hook: Box<T>) -> Hung<T> {
-        Hung::new(hook, self.begun.saturating_sub(1))
+        Hung::new(hook, self.labels.len().saturating_sub(1))
+    }
+
+    /// The label of the adapter that is hanging its hooks.
+    fn owner(&self) -> String {
+        self.labels.last().cloned().unwrap_or_default()
     }
 
     fn act(&mut self, place: Option<(Tower, At)>) {
-        self.acts.push((self.owner.clone(), place));
+        self.acts.push((self.owner(), place));
     }
 
     fn projection(&mut self, slot: &ProjectionSlot) -> &mut ProjectionHooks {
@@ -985,7 +908,7 @@ impl Hooks {
     /// A reparametrisation of a projection; a second one at the same site is an error of the
     /// plan.
     pub fn reparametrise(&mut self, slot: &ProjectionSlot, hook: impl Reparametrise + 'static) {
-        let owner = self.owner.clone();
+        let owner = self.owner();
         let hung = self.hung(Box::new(hook) as Box<dyn Reparametrise>);
         let here = self.projection(slot);
         if here.rows.is_none() {
@@ -1054,7 +977,7 @@ impl Hooks {
         self.bridges.push(HungBridge {
             vision: slot.vision.0,
             text: slot.text.0,
-            owner: self.owner.clone(),
+            owner: self.owner(),
             hung,
         });
     }
@@ -1097,13 +1020,13 @@ impl Hooks {
         let declared = |r: &Reader| self.declared.contains(&(*r, tap));
         let Some(reader) = Reader::of(slot).filter(declared) else {
             return Err(Error::UndeclaredRead {
-                adapter: self.owner.clone(),
+                adapter: self.owner(),
                 tap,
             });
         };
         self.readings.push(Reading {
             tap,
-            owner: self.owner.clone(),
+            owner: self.owner(),
             reader,
         });
         Ok(TapKey(self.readings.len() - 1))

@@ -102,6 +102,8 @@ impl From<&str> for Pattern {
 pub struct KeyMap {
     /// What errors and reports call the layout: `openai`, `transformers`.
     pub name: &'static str,
+    /// Other names by which it may be asked for: `hf`, or `open_clip` for what that writes too.
+    pub also: &'static [&'static str],
     /// One entry per canonical tensor.
     pub entries: Vec<Entry>,
     /// External names that are known and not needed.
@@ -139,6 +141,11 @@ impl KeyMap {
                     .collect(),
             }),
         }
+    }
+
+    /// Whether it goes by this name.
+    pub fn is_called(&self, name: &str) -> bool {
+        self.name == name || self.also.contains(&name)
     }
 
     fn external(&self) -> BTreeSet<&str> {

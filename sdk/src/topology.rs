@@ -70,7 +70,7 @@ pub struct BranchInfo {
     /// Width of its output.
     pub width: usize,
     /// The projections that read the branch's normed input: what acts on that norm's output
-    /// folds into all of them.
+    /// folds into all of them. Empty where anything else reads it too: then nothing folds.
     pub consumers: Vec<Projection>,
 }
 

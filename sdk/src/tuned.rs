@@ -3,8 +3,9 @@
 //!
 //! Owns assembly (plan and model come out of the same code, so a plan's counts are the model's)
 //! and [`Tuned::forward`]. Which steps lead to what is asked for is in `route`, what of each
-//! adapter counts in `strength`. Knows no plugin; trains and saves nothing itself.
+//! adapter counts in `strength`, how adapters become weights in `merge`. Knows no plugin; trains and saves nothing itself.
 
+mod merge;
 mod route;
 mod strength;
 
@@ -32,6 +33,7 @@ use crate::task::{Batch, Head};
 use crate::tokenizer::Tokenizer;
 use crate::topology::{Origin, Shape, Topology};
 
+pub use merge::{Bias, Merged};
 pub use route::{Inputs, Route};
 
 use route::Way;
@@ -469,7 +471,7 @@ impl Tuned {
         }
     }
 
-    /// The hooks, for what folds them into weights.
+    /// The hooks.
     pub fn hooks(&self) -> &Hooks {
         &self.hooks
     }

@@ -1,7 +1,10 @@
 //! Opening a recipe's weights: from a file in any layout the backbone knows, or random ones.
 //!
 //! Owns the choice of layout and the random start of a base. Finding files is [`crate::source`]'s,
-//! reading them [`crate::checkpoint`]'s, translating names [`crate::key_map`]'s.
+//! reading them [`crate::checkpoint`]'s, translating names [`crate::key_map`]'s; files for other
+//! software are written in `write`.
+
+mod write;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,6 +26,8 @@ use crate::site::{Projection, Role};
 use crate::source::{Description, Source};
 use crate::tokenizer::Tokenizer;
 use crate::topology::{LOGIT_BIAS, Origin, ParameterInfo, Topology};
+
+pub use write::{layout_named, write};
 
 /// The base a recipe names; a model of the hub is downloaded where the cache lacks it.
 ///
@@ -210,7 +215,7 @@ fn embedded(recipe: &Recipe) -> Result<Base> {
 /// As [`open`].
 pub fn open_file(backbone: &dyn Backbone, path: &Path) -> Result<Base> {
     let expected = expected(&backbone.topology()?);
-    let layouts = layouts(backbone, &expected)?;
+    let layouts = layouts(backbone)?;
     Base::open_with_cache(
         path,
         |checkpoint: &Checkpoint| -> Result<BTreeMap<String, Frozen>> {
@@ -231,20 +236,40 @@ pub fn expected(topology: &Topology) -> Vec<Expected> {
         .collect()
 }
 
-/// The canonical names, which this crate writes itself, and the backbone's layouts; of equals the
-/// last is taken.
-fn layouts(backbone: &dyn Backbone, expected: &[Expected]) -> Result<Vec<KeyMap>> {
+/// The layouts that weights of a backbone come in: first that of the canonical names, which this
+/// crate writes itself, then the backbone's own; of two that fit a file equally the last is taken.
+///
+/// # Errors
+/// The backbone's options do not fit together.
+pub fn layouts(backbone: &dyn Backbone) -> Result<Vec<KeyMap>> {
+    let expected = expected(&backbone.topology()?);
+    let names = expected.iter().map(|e| Entry::whole(&e.name, &e.name));
     let mut layouts = vec![KeyMap {
-        name: "twinspan",
-        entries: expected
-            .iter()
-            .map(|e| Entry::whole(&e.name, &e.name))
-            .collect(),
+        name: CANONICAL,
+        also: &["canonical"],
+        entries: names.collect(),
         ignored: Vec::new(),
     }];
     layouts.extend(backbone.layouts()?);
     Ok(layouts)
 }
+
+/// The layout that a base was read in; the canonical one where it was not read from a file.
+///
+/// # Errors
+/// The file is gone, or in none of the backbone's layouts.
+pub fn layout_of(backbone: &dyn Backbone, base: &Base) -> Result<KeyMap> {
+    match base.file() {
+        Some(file) => {
+            let layouts = layouts(backbone)?;
+            Ok(KeyMap::of(&layouts, &Checkpoint::open(file)?)?.clone())
+        }
+        None => layout_named(backbone, CANONICAL),
+    }
+}
+
+/// What the layout of the canonical names is called.
+const CANONICAL: &str = "twinspan";
 
 /// A base drawn from a seed: a start for models that are trained from nothing, and for trials
 /// without a download.

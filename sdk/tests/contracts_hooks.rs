@@ -3,110 +3,17 @@
 mod contracts;
 
 use candle_core::{DType, Device, Tensor};
+use contracts::pieces::{Dense, Lengths, affine, branches, projections, random, training};
 use contracts::{REORDERED, Seen, aligned, distance, features, model, refused, values};
 use twinspan_sdk::adapter::{Slot, Want};
-use twinspan_sdk::hooks::{
-    Affine, BranchHook, BranchView, Channels, Hooks, Reparametrise, Scale, Update,
-};
-use twinspan_sdk::layers::{Conv2d, Embedding, Linear};
+use twinspan_sdk::hooks::{BranchHook, BranchView, Channels, Reparametrise, Scale};
 use twinspan_sdk::ops;
 use twinspan_sdk::parameter::{Init, Parameter};
 use twinspan_sdk::pass::Pass;
 use twinspan_sdk::site::{Branch, EmbedStep, Moment, Projection, Role, Sites, Tower};
 use twinspan_sdk::stream::{SpanKind, Stream};
 use twinspan_sdk::testkit::{By, Look, Scripted, ToyTask, batch};
-use twinspan_sdk::topology::Shape;
 use twinspan_sdk::{Error, Result};
-
-fn random(name: &str, shape: &[usize]) -> Tensor {
-    let init = Init::Normal(0.5);
-    init.tensor(3, name, shape, DType::F64, &Device::Cpu)
-        .unwrap()
-}
-
-fn affine(channels: Channels, width: usize, name: &str, shift: bool) -> Affine {
-    let parameter = |part: &str| Parameter::constant(&random(&format!("{name}.{part}"), &[width]));
-    Affine {
-        scale: Some(parameter("scale")),
-        shift: shift.then(|| parameter("shift")),
-        channels,
-    }
-}
-
-/// A dense ΔW on whatever kind of weight.
-struct Dense {
-    delta: Tensor,
-    shape: Shape,
-}
-
-impl Dense {
-    fn of(slot: &twinspan_sdk::adapter::ProjectionSlot, name: &str) -> Self {
-        let dims = match slot.shape {
-            Shape::Linear => vec![slot.output, slot.input],
-            Shape::Conv { kernel, .. } => vec![slot.output, slot.input, kernel, kernel],
-            Shape::Embedding => vec![slot.input, slot.output],
-        };
-        Self {
-            delta: random(&format!("{}.{name}", slot.name), &dims),
-            shape: slot.shape,
-        }
-    }
-}
-
-impl Update for Dense {
-    fn forward(&self, x: &Tensor, _pass: &mut Pass) -> Result<Tensor> {
-        Ok(match self.shape {
-            Shape::Linear => ops::linear(x, &self.delta, None)?,
-            Shape::Conv {
-                stride, padding, ..
-            } => ops::conv2d(x, &self.delta, None, ops::Conv { stride, padding })?,
-            Shape::Embedding => {
-                let (b, n) = x.dims2()?;
-                let ids: Vec<u32> = x.flatten_all()?.to_vec1()?;
-                ops::select(&self.delta, &ids)?.reshape((b, n, self.delta.dim(1)?))?
-            }
-        })
-    }
-
-    fn delta(&self, _pass: &Pass) -> Result<Tensor> {
-        Ok(self.delta.clone())
-    }
-}
-
-/// DoRA's shape: each output row scaled to the length of its number.
-struct Lengths;
-
-impl Reparametrise for Lengths {
-    fn rows(&self, updated: &Tensor, _pass: &Pass) -> Result<Tensor> {
-        let rows = updated.dim(0)?;
-        let length = updated.flatten_from(1)?.sqr()?.sum(1)?.sqrt()?;
-        let wanted: Vec<f64> = (1..=rows).map(|i| 1.0 / i as f64).collect();
-        Ok((Tensor::from_vec(wanted, rows, &Device::Cpu)? / length)?)
-    }
-}
-
-fn projections(which: &'static [Projection], towers: &[Tower], blocks: &[usize]) -> Want {
-    Want::Projections {
-        sites: Sites {
-            towers: towers.to_vec(),
-            blocks: blocks.to_vec(),
-            ..Sites::default()
-        },
-        default: which,
-    }
-}
-
-fn branches(tower: Tower, block: usize, branch: Branch) -> Want {
-    Want::Branches {
-        sites: Sites {
-            towers: vec![tower],
-            blocks: vec![block],
-            branches: vec![branch],
-            ..Sites::default()
-        },
-        default: Branch::ALL,
-    }
-}
 
 #[test]
 fn a_projection_runs_its_hooks_in_their_fixed_order() {
@@ -180,142 +87,6 @@ fn a_projection_runs_its_hooks_in_their_fixed_order() {
     let around = ops::linear(&x, &random("around", &[16, 8]), None).unwrap();
     let wanted = ops::quick_gelu(&(y + around).unwrap()).unwrap();
     assert!(distance(&got, &wanted) < REORDERED);
-}
-
-/// Affine input and output, two updates and a reparametrisation on one projection of each kind,
-/// and an affine norm; everything that folds.
-fn folding(slots: &[Slot], hooks: &mut Hooks) {
-    for slot in slots.iter().filter_map(Slot::projection) {
-        let linear = slot.shape == Shape::Linear;
-        let channels = slot.channels();
-        if slot.shape != Shape::Embedding {
-            let name = format!("{}.in", slot.name);
-            hooks.input(slot, affine(channels, slot.input, &name, linear));
-        }
-        hooks.update(slot, Dense::of(slot, "one"));
-        hooks.update(slot, Dense::of(slot, "two"));
-        hooks.reparametrise(slot, Lengths);
-        // The patch convolution and the joint projections have no bias to take a shift.
-        let shifts = !matches!(slot.projection, Projection::Patch | Projection::Joint);
-        let name = format!("{}.out", slot.name);
-        hooks.output(slot, affine(channels, slot.output, &name, shifts));
-    }
-    for slot in slots.iter().filter_map(Slot::branch) {
-        let name = format!("{}.{}.{}", slot.tower, slot.block, slot.branch);
-        hooks.norm(slot, affine(Channels::Last, slot.width, &name, true));
-    }
-}
-
-#[test]
-fn a_folded_model_gives_what_the_hooked_one_gives() {
-    const KINDS: &[Projection] = &[
-        Projection::Patch,
-        Projection::Token,
-        Projection::Query,
-        Projection::Key,
-        Projection::Value,
-        Projection::Up,
-        Projection::Down,
-    ];
-    let wants = vec![
-        projections(KINDS, &[], &[]),
-        Want::Branches {
-            sites: Sites::default(),
-            default: Branch::ALL,
-        },
-    ];
-    let adapter = Scripted::new("fold", wants, |slots, _, hooks| {
-        folding(slots, hooks);
-        Ok(())
-    });
-    let hooked = model(ToyTask::default(), vec![adapter.configured()]);
-
-    let pass = Pass::predict();
-    let mut tensors = std::collections::BTreeMap::new();
-    for name in hooked.base.names() {
-        let value = hooked.base.get(name).unwrap();
-        tensors.insert(
-            name.to_string(),
-            value.tensor(DType::F64, &Device::Cpu).unwrap(),
-        );
-    }
-    let mut folded_count = 0;
-    for info in hooked.topology.projections() {
-        let named = |part: &str| {
-            let value = tensors.get(&format!("{}.{part}", info.name));
-            value.map(Parameter::constant)
-        };
-        let (weight, bias) = (named("weight").unwrap(), named("bias"));
-        let tower = hooked.topology.tower(info.tower);
-        let hooks = hooked.hooks().tower(info.tower);
-        let folded = match info.shape {
-            Shape::Linear => hooks.fold(tower, info, &Linear::new(weight, bias), &pass),
-            Shape::Conv {
-                stride, padding, ..
-            } => {
-                let conv = ops::Conv { stride, padding };
-                hooks.fold(tower, info, &Conv2d::new(weight, bias, conv), &pass)
-            }
-            Shape::Embedding => hooks.fold(tower, info, &Embedding::new(weight), &pass),
-        };
-        let folded = folded.unwrap();
-        let old = &tensors[&format!("{}.weight", info.name)];
-        assert_eq!(folded.weight.dims(), old.dims());
-        folded_count += usize::from(distance(&folded.weight, old) > 1e-3);
-        tensors.insert(format!("{}.weight", info.name), folded.weight);
-        if let Some(bias) = folded.bias {
-            tensors.insert(format!("{}.bias", info.name), bias);
-        }
-    }
-    // 3 blocks of 5 in each tower, patch and token; outputs and joint projections as they were.
-    assert_eq!(folded_count, 32);
-    let recipe = twinspan_sdk::testkit::recipe(ToyTask::default(), Vec::new()).unwrap();
-    let base = twinspan_sdk::base::Base::from_tensors(tensors);
-    let merged = twinspan_sdk::tuned::Tuned::new(&recipe, base, hooked.compute()).unwrap();
-    let batch = aligned(3);
-    let bare = model(ToyTask::default(), Vec::new());
-    let wanted = features(&hooked, &batch);
-    for ((got, wanted), bare) in features(&merged, &batch)
-        .iter()
-        .zip(&wanted)
-        .zip(features(&bare, &batch))
-    {
-        // Norms between the blocks enlarge what reordering leaves.
-        assert!(distance(got, wanted) < 100.0 * REORDERED);
-        assert!(distance(wanted, &bare) > 1e-2);
-    }
-}
-
-#[test]
-fn what_cannot_fold_says_why() {
-    let adapter = |hang: fn(&twinspan_sdk::adapter::ProjectionSlot, &mut Hooks)| {
-        let wants = vec![projections(&[Projection::Patch], &[], &[])];
-        let adapter = Scripted::new("stiff", wants, move |slots, _, hooks| {
-            slots
-                .iter()
-                .filter_map(Slot::projection)
-                .for_each(|slot| hang(slot, hooks));
-            Ok(())
-        });
-        let model = model(ToyTask::default(), vec![adapter.configured()]);
-        let frozen = model.base.get("vision.patch.weight").unwrap();
-        let weight = Parameter::constant(&frozen.tensor(DType::F64, &Device::Cpu).unwrap());
-        let conv = Conv2d::new(weight, None, ops::Conv::default());
-        let info = &model.topology.vision.projections[0];
-        let tower = model.hooks().tower(Tower::Vision);
-        let folded = tower.fold(&model.topology.vision, info, &conv, &Pass::predict());
-        folded.unwrap_err().to_string()
-    };
-    let around = adapter(|slot, hooks| {
-        hooks.bypass(slot, By(|x: &Tensor, _: &mut Pass| Ok(x.clone())));
-    });
-    let bent =
-        adapter(|slot, hooks| hooks.input(slot, By(|x: &Tensor, _: &mut Pass| Ok(x.clone()))));
-    let shifted = adapter(|slot, hooks| hooks.input(slot, affine(Channels::Map, 3, "x", true)));
-    let all = [around, bent, shifted].join("\n");
-    assert_eq!(all, "this adapter does not fold into the weight: a path around a projection is not part of its weight
-this adapter does not fold into the weight: this change of an input is not linear
-this adapter does not fold into the weight: a shift before a convolution does not reach its padding");
 }
 
 #[test]
@@ -747,19 +518,6 @@ fn pooled_vectors_and_logits_have_hooks() {
     // The toy's logit scale starts at 1/0.07, stored in f32.
     let wanted = ((v.matmul(&t.t().unwrap()).unwrap() / 0.07).unwrap() + 1.0).unwrap();
     assert!(distance(&got[0], &wanted) < 1e-5);
-}
-
-fn training(name: &'static str, roles: &[Role], sites: Sites) -> Scripted {
-    let want = Want::Parameters {
-        roles: roles.to_vec(),
-        sites,
-    };
-    Scripted::new(name, vec![want], |slots, params, _| {
-        slots
-            .iter()
-            .filter_map(Slot::parameter)
-            .try_for_each(|s| params.existing(s))
-    })
 }
 
 #[test]

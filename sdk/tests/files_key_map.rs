@@ -27,6 +27,7 @@ fn checkpoint(tensors: &[(&str, &[usize])]) -> Checkpoint {
 fn map() -> KeyMap {
     KeyMap {
         name: "fused",
+        also: &[],
         entries: vec![
             Entry::whole("attention.query", "attn.in_proj").rows(0..2),
             Entry::whole("attention.key", "attn.in_proj").rows(2..4),
@@ -165,6 +166,7 @@ fn the_layout_with_the_most_matches_is_the_files() {
 fn the_layout_of_a_checkpoint_is_the_best_or_none() {
     let other = KeyMap {
         name: "other",
+        also: &[],
         entries: (0..5)
             .map(|i| Entry::whole(format!("c.{i}"), format!("e.{i}")))
             .collect(),
@@ -200,6 +202,7 @@ fn the_layout_of_a_checkpoint_is_the_best_or_none() {
 fn leading() -> KeyMap {
     KeyMap {
         name: "leading",
+        also: &[],
         entries: vec![
             Entry::whole("positions", "pos").leading(1),
             Entry::whole("probe", "probe").leading(2),
@@ -363,7 +366,7 @@ proptest! {
                 expected.push(Expected::exactly(name, shape));
             }
         }
-        let map = KeyMap { name: "drawn", entries, ignored: vec![Pattern::from("*.tracked")] };
+        let map = KeyMap { name: "drawn", also: &[], entries, ignored: vec![Pattern::from("*.tracked")] };
         let mut written = map.write(tensors.clone()).unwrap();
         prop_assert_eq!(written.len(), layout.len());
         if ignored {

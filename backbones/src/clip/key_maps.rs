@@ -15,12 +15,18 @@ use crate::vit::{Ends, Vit};
 
 /// The layout of OpenAI's and open_clip's state dicts, each name behind `prefix`.
 pub(super) fn openai(model: &Model, prefix: &str) -> KeyMap {
-    open_clip("openai", model, prefix, prefix)
+    KeyMap {
+        also: &["open_clip"],
+        ..open_clip("openai", model, prefix, prefix)
+    }
 }
 
 /// The layout of open_clip's models with a text tower of their own (`custom_text`).
 pub(super) fn custom_text(model: &Model) -> KeyMap {
-    open_clip("open_clip with custom text", model, "", "text.")
+    KeyMap {
+        also: &["custom_text"],
+        ..open_clip("open_clip with custom text", model, "", "text.")
+    }
 }
 
 fn open_clip(name: &'static str, model: &Model, prefix: &str, text_prefix: &str) -> KeyMap {
@@ -42,6 +48,7 @@ fn open_clip(name: &'static str, model: &Model, prefix: &str, text_prefix: &str)
     let ignored = known.iter().chain(&others);
     KeyMap {
         name,
+        also: &[],
         entries: entries.into(),
         ignored: ignored.map(|name| Pattern::from(name.as_str())).collect(),
     }
@@ -173,6 +180,7 @@ pub(super) fn transformers(vit: &Vit, text: &Text) -> KeyMap {
     entries.layer("vision.joint", "visual_projection", WEIGHT);
     KeyMap {
         name: "transformers",
+        also: &["hf"],
         entries: entries.into(),
         ignored: vec!["*.position_ids".into()],
     }

@@ -47,6 +47,7 @@ pub(super) fn transformers(model: &Model) -> KeyMap {
     entries.layers("vision.pool", "vision_model.head", names);
     KeyMap {
         name: "transformers",
+        also: &["hf"],
         entries: entries.into(),
         ignored: vec!["*.position_ids".into()],
     }
@@ -86,6 +87,7 @@ pub(super) fn open_clip(model: &Model) -> KeyMap {
     entries.layers("vision.pool", "visual.trunk.attn_pool", names);
     KeyMap {
         name: "open_clip",
+        also: &[],
         entries: entries.into(),
         ignored: vec!["text.attn_mask".into()],
     }

@@ -193,7 +193,7 @@ impl Tuned {
     }
 
     /// The overlay as the towers see it: of an existing parameter, the part that counts.
-    fn weighed_overlay(&self) -> Result<Overlay> {
+    pub(super) fn weighed_overlay(&self) -> Result<Overlay> {
         let mut overlay = self.overlay.clone();
         for info in self.topology.parameters() {
             let Some(trained) = self.overlay.trained.get(&info.name) else {

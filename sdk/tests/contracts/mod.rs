@@ -2,6 +2,8 @@
 
 #![allow(dead_code)]
 
+pub mod pieces;
+
 use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Tensor};

@@ -11,12 +11,10 @@ use candle_core::{DType, Device, Tensor};
 
 use super::Law;
 use crate::adapter::{Adapter, Slot, Want};
-use crate::backbone::{Backbone, Weights};
+use crate::backbone::Backbone;
 use crate::base::Base;
 use crate::error::{Error, Result};
-use crate::hooks::{Affine, Folded};
-use crate::layers::{Conv2d, Embedding, Linear};
-use crate::ops::Conv;
+use crate::hooks::Affine;
 use crate::parameter::{Init, Parameter};
 use crate::pass::Pass;
 use crate::plan::plan;
@@ -27,7 +25,6 @@ use crate::stream::Stream;
 use crate::task::{Batch, Dataset, Scores, Task};
 use crate::testkit::{Look, Scripted, ToyTask, silent_places};
 use crate::tokenizer::Tokenizer;
-use crate::topology::{Origin, ProjectionInfo, Shape};
 use crate::train::Trainer;
 use crate::tuned::{Compute, HEAD, Tuned};
 use crate::{artifact, ops, weights};
@@ -314,61 +311,17 @@ impl Trial {
         }
     }
 
-    /// The backbone alone over the folded weights of `tuned`. Where folding asks for a bias that
-    /// the backbone does not have, a constant is added to the output in its place.
+    /// The backbone alone over the merged weights of `tuned`. Where merging makes a bias that the
+    /// backbone does not have, a constant is added to the output in its place.
     fn merged(&self, tuned: &Tuned) -> Result<Tuned> {
-        let pass = Pass::predict();
-        let topology = &tuned.topology;
-        let (cpu, dtype) = (Device::Cpu, DType::F64);
-        let seen = Weights::new(&tuned.base, &tuned.overlay, topology, dtype, &cpu);
-        let (mut stored, mut fresh) = (BTreeMap::new(), BTreeMap::new());
-        for info in topology.parameters() {
-            let own = tuned.overlay.trained.get(&info.name);
-            let own = own.map(|t| t.var.as_detached_tensor());
-            match (&info.origin, own, tuned.base.get(&info.name)) {
-                (Origin::Fresh(_), Some(value), _) => fresh.insert(info.name.clone(), value),
-                (_, Some(value), _) => stored.insert(info.name.clone(), value),
-                (_, None, Some(frozen)) => {
-                    stored.insert(info.name.clone(), frozen.tensor(dtype, &cpu)?)
-                }
-                _ => None,
-            };
-        }
-        let mut shifts = BTreeMap::new();
-        for info in topology.projections() {
-            let tower = (tuned.hooks().tower(info.tower), topology.tower(info.tower));
-            let Folded { weight, bias } = fold(tower, info, &seen, &pass)?;
-            let (own, slot) = (
-                format!("{}.weight", info.name),
-                format!("{}.bias", info.name),
-            );
-            match stored.contains_key(&own) {
-                true => stored.insert(own, weight),
-                false => fresh.insert(own, weight),
-            };
-            let Some(bias) = bias else { continue };
-            match stored.contains_key(&slot) {
-                true => stored.insert(slot, bias),
-                false => shifts.insert(info.name.clone(), bias),
-            };
-        }
+        let merged = tuned.merge()?;
         let mut recipe = self.bare();
-        if !shifts.is_empty() {
-            recipe.adapters.push(shifted(shifts));
+        if !merged.biases.is_empty() {
+            let shifts = merged.biases.iter();
+            let shifts = shifts.map(|(name, bias)| (name.clone(), bias.value.clone()));
+            recipe.adapters.push(shifted(shifts.collect()));
         }
-        let merged = Tuned::new(&recipe, Base::from_tensors(stored), compute())?;
-        for (name, value) in fresh {
-            if let Some(kept) = merged.overlay.constants.get(&name) {
-                kept.set(&value)?;
-            }
-        }
-        // The head is not merged: it is the task's.
-        for (name, trained) in &merged.overlay.trained {
-            if let Some(own) = tuned.overlay.trained.get(name) {
-                trained.var.set(&own.var.as_detached_tensor())?;
-            }
-        }
-        Ok(merged)
+        merged.model(&recipe, compute())
     }
 }
 
@@ -390,30 +343,6 @@ fn compute() -> Compute {
     Compute {
         dtype: DType::F64,
         device: Device::Cpu,
-    }
-}
-
-type Tower<'a> = (
-    &'a crate::hooks::TowerHooks,
-    &'a crate::topology::TowerTopology,
-);
-
-fn fold(
-    (hooks, topology): Tower,
-    info: &ProjectionInfo,
-    weights: &Weights,
-    pass: &Pass,
-) -> Result<Folded> {
-    let name = &info.name;
-    match info.shape {
-        Shape::Linear => hooks.fold(topology, info, &Linear::load(weights, name)?, pass),
-        Shape::Embedding => hooks.fold(topology, info, &Embedding::load(weights, name)?, pass),
-        Shape::Conv {
-            stride, padding, ..
-        } => {
-            let conv = Conv2d::load(weights, name, Conv { stride, padding })?;
-            hooks.fold(topology, info, &conv, pass)
-        }
     }
 }
 
