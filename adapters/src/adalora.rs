@@ -242,7 +242,7 @@ impl Scored {
         let value = value.transpose(0, dim)?.contiguous()?;
         let m = value.reshape((ranks, value.elem_count() / ranks))?;
         let one = Tensor::eye(ranks, m.dtype(), m.device())?;
-        let off = (ops::linear(&m, &m, None)? - one)?;
+        let off = ops::add(&ops::linear(&m, &m, None)?, &one.neg()?)?;
         Ok(off.sqr()?.sum_all()?.sqrt()?)
     }
 }

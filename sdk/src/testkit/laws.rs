@@ -25,6 +25,7 @@ use std::fmt;
 use crate::adapter::Adapter;
 use crate::backbone::Backbone;
 use crate::error::{Error, Result};
+use crate::plugin::Capabilities;
 use crate::registry::{self, AdapterEntry, BackboneEntry, Configured, Kind, TaskEntry};
 use crate::task::Task;
 
@@ -82,8 +83,8 @@ pub enum Outcome {
 pub struct Verdict {
     /// adapter, backbone or task.
     pub kind: &'static str,
-    /// The plugin.
-    pub plugin: &'static str,
+    /// The plugin; of a union, the names joined by ` + `.
+    pub plugin: String,
     /// The backbone it was tried on; none where the law needs no backbone.
     pub backbone: Option<&'static str>,
     /// The law.
@@ -140,9 +141,9 @@ pub fn of_registry(backbones: &[Configured<dyn Backbone>]) -> Result<Vec<Verdict
 /// None is linked, or two share a name.
 pub fn round_trips<K: Kind>() -> Result<Vec<Verdict>> {
     let names = registry::names::<K>()?.into_iter();
-    let verdict = |name| Verdict {
+    let verdict = |name: &str| Verdict {
         kind: K::KIND,
-        plugin: name,
+        plugin: name.to_string(),
         backbone: None,
         law: Law::RoundTrip,
         outcome: outcome(round_trip::<K>(name)),
@@ -170,18 +171,31 @@ pub fn of_adapter(
     adapter: &Configured<dyn Adapter>,
     backbone: &Configured<dyn Backbone>,
 ) -> Vec<Verdict> {
+    of_union(std::slice::from_ref(adapter), backbone)
+}
+
+/// The laws of several adapters in one model: those that all of them promise. Where they
+/// contradict each other every law is skipped, with the error that says so.
+pub fn of_union(
+    adapters: &[Configured<dyn Adapter>],
+    backbone: &Configured<dyn Backbone>,
+) -> Vec<Verdict> {
     use Choice::{Put, Skip};
-    let promises = adapter.plugin.capabilities();
+    let all = |promise: fn(&Capabilities) -> bool| {
+        let mut promises = adapters.iter().map(|a| a.plugin.capabilities());
+        promises.all(|promises| promise(&promises))
+    };
     let if_declared = |declared: bool, reason: &str| match declared {
         true => Put,
         false => Skip(reason.to_string()),
     };
-    let trains = || if_declared(promises.trainable, "it declares no trainable parameters");
+    let trains = !all(|promises| !promises.trainable);
+    let trains = || if_declared(trains, "it declares no trainable parameters");
     let choices = [
         (
             Law::Start,
             if_declared(
-                promises.identity_at_start,
+                all(|promises| promises.identity_at_start),
                 "it declares no identity at the start",
             ),
         ),
@@ -190,12 +204,16 @@ pub fn of_adapter(
         (Law::Permutation, Put),
         (
             Law::Merge,
-            if_declared(promises.mergeable, "it does not declare to be mergeable"),
+            if_declared(
+                all(|promises| promises.mergeable),
+                "it does not declare to be mergeable",
+            ),
         ),
         (Law::Learning, trains()),
     ];
-    let trial = Trial::of_adapter(adapter, backbone);
-    judged("adapter", adapter.name, backbone.name, choices, trial)
+    let names: Vec<&str> = adapters.iter().map(|a| a.name).collect();
+    let trial = Trial::of_adapters(adapters, backbone);
+    judged("adapter", &names.join(" + "), backbone.name, choices, trial)
 }
 
 /// The laws of a backbone with its options and random weights, without an adapter.
@@ -226,20 +244,20 @@ pub fn table(verdicts: &[Verdict]) -> String {
 
 fn judged(
     kind: &'static str,
-    plugin: &'static str,
+    plugin: &str,
     backbone: &'static str,
     choices: impl IntoIterator<Item = (Law, Choice)>,
     trial: Result<Trial>,
 ) -> Vec<Verdict> {
     let verdict = |(law, choice)| Verdict {
         kind,
-        plugin,
+        plugin: plugin.to_string(),
         backbone: Some(backbone),
         law,
         outcome: match (choice, &trial) {
             (Choice::Skip(reason), _) => Outcome::Skipped(reason),
             (Choice::Put, Ok(trial)) => outcome(trial.put(law)),
-            (Choice::Put, Err(error)) if trial::has_no_place(error) => {
+            (Choice::Put, Err(error)) if trial::is_refused(error) => {
                 Outcome::Skipped(error.to_string())
             }
             (Choice::Put, Err(error)) => Outcome::Broken(error.to_string()),

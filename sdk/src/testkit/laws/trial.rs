@@ -48,11 +48,17 @@ pub(super) enum Choice {
     Skip(String),
 }
 
-/// Whether a plan failed because the backbone at hand lacks what the plugin is for.
-pub(super) fn has_no_place(error: &Error) -> bool {
+/// Whether a plan failed because the backbone at hand lacks what a plugin is for, or because
+/// plugins contradict each other.
+pub(super) fn is_refused(error: &Error) -> bool {
     matches!(
         error,
-        Error::NoSuchSite { .. } | Error::NoSuchTap { .. } | Error::Options { kind: "task", .. }
+        Error::NoSuchSite { .. }
+            | Error::NoSuchTap { .. }
+            | Error::Options { kind: "task", .. }
+            | Error::Cycle { .. }
+            | Error::SecondReparametrisation { .. }
+            | Error::NameTaken { .. }
     )
 }
 
@@ -69,15 +75,15 @@ pub(super) struct Trial {
 }
 
 impl Trial {
-    /// With a head that looks at everything; at the logits alone where the adapter acts there.
-    pub fn of_adapter(
-        adapter: &Configured<dyn Adapter>,
+    /// With a head that looks at everything; at the logits alone where an adapter acts there.
+    pub fn of_adapters(
+        adapters: &[Configured<dyn Adapter>],
         backbone: &Configured<dyn Backbone>,
     ) -> Result<Self> {
         let on = |task: ToyTask| {
             recipe(
                 backbone,
-                vec![adapter.clone()],
+                adapters.to_vec(),
                 Configured::<dyn Task>::of(task)?,
             )
         };
@@ -165,10 +171,12 @@ impl Trial {
 
     fn gradients(&self) -> Result<Option<String>> {
         let tuned = self.fresh()?;
-        let adapters: Vec<String> = self.recipe.labels();
         let trained = &tuned.overlay.trained;
-        let mut idle = adapters.iter().filter(|a| tuned.overlay.count(a) == 0);
-        if let Some(adapter) = idle.next() {
+        let labels = self.recipe.labels().into_iter().zip(&self.recipe.adapters);
+        let mut idle = labels.filter(|(label, adapter)| {
+            adapter.plugin.capabilities().trainable && tuned.overlay.count(label) == 0
+        });
+        if let Some((adapter, _)) = idle.next() {
             return Ok(Some(format!(
                 "`{adapter}` declares to train, and has no parameter"
             )));
