@@ -55,8 +55,11 @@ enum Command {
         /// Only one kind
         kind: Option<Kind>,
         /// Print JSON
-        #[arg(long)]
+        #[arg(long, conflicts_with = "markdown")]
         json: bool,
+        /// Print the tables of the README
+        #[arg(long)]
+        markdown: bool,
     },
     /// Show a plugin's options, their types and defaults, and where it acts
     Describe {
@@ -530,7 +533,11 @@ impl Program {
         match self.command {
             Command::Demo(args) => demo::run(&args),
             Command::Synth(args) => synth::run(&args),
-            Command::List { kind, json } => list::run(kind, json),
+            Command::List {
+                kind,
+                json,
+                markdown,
+            } => list::run(kind, json, markdown),
             Command::Describe { name, json } => describe::run(&name, json),
             Command::Plan {
                 recipe,

@@ -436,6 +436,55 @@ impl Slot {
     }
 }
 
+/// Where an adapter acts, in words: `projections (query, value)`.
+impl fmt::Display for Want {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fn list<T: ToString>(items: &[T]) -> String {
+            let items: Vec<String> = items.iter().map(T::to_string).collect();
+            items.join(", ")
+        }
+        fn chosen<T: ToString + Clone>(asked: &[T], default: &[T]) -> String {
+            match asked.is_empty() {
+                true => list(default),
+                false => list(asked),
+            }
+        }
+        let of = |towers: &[Tower]| match towers {
+            [tower] => format!("{tower} "),
+            _ => String::new(),
+        };
+        match self {
+            Want::Projections { sites, default } => {
+                let (of, which) = (of(&sites.towers), chosen(&sites.projections, default));
+                write!(f, "{of}projections ({which})")
+            }
+            Want::Branches { sites, default } => {
+                let (of, which) = (of(&sites.towers), chosen(&sites.branches, default));
+                write!(f, "{of}branches ({which})")
+            }
+            Want::Streams { tower, moments } => {
+                let moments: Vec<String> = moments.iter().map(Moment::to_string).collect();
+                write!(f, "the {tower} stream {}", moments.join(", "))
+            }
+            Want::Between { sites, edge } => {
+                let side = match edge {
+                    Edge::Before => "before",
+                    Edge::After => "after",
+                };
+                write!(f, "the {}stream {side} blocks", of(&sites.towers))
+            }
+            Want::KeyValues { sites } => write!(f, "{}keys and values", of(&sites.towers)),
+            Want::Stages { .. } => f.write_str("both streams at the ends of stages"),
+            Want::Pooled { towers } => write!(f, "{}pooled vectors", of(towers)),
+            Want::Logits => f.write_str("logits"),
+            Want::Parameters { roles, .. } => match roles.is_empty() {
+                true => f.write_str("existing parameters"),
+                false => write!(f, "existing parameters ({})", list(roles)),
+            },
+        }
+    }
+}
+
 /// The name of the place in plans and messages.
 impl fmt::Display for Slot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use twinspan::sdk::Error;
+use twinspan::sdk::adapter::Want;
 use twinspan::sdk::plugin::Opt;
 use twinspan::sdk::registry::{self, AdapterEntry, BackboneEntry, Entry, TaskEntry};
 
@@ -82,7 +83,7 @@ fn describe(name: &str) -> Result<Description, Failure> {
     if let Some(entry) = adapters.iter().find(|e| e.name == name) {
         let plugin = registry::configured::<AdapterEntry>(name, toml::Table::new())?;
         let mut description = describe_entry("adapter", entry, &plugin.options);
-        description.sites = plugin.plugin.wants().iter().map(site).collect();
+        description.sites = plugin.plugin.wants().iter().map(Want::to_string).collect();
         description.capabilities = Some(plugin.plugin.capabilities());
         return Ok(description);
     }
@@ -117,37 +118,6 @@ fn describe_entry<T: ?Sized>(
             .collect(),
         sites: Vec::new(),
         capabilities: None,
-    }
-}
-
-fn site(want: &twinspan::sdk::adapter::Want) -> String {
-    use twinspan::sdk::adapter::Want;
-    use twinspan::sdk::site::Edge;
-    fn names<T: ToString>(items: &[T]) -> String {
-        items
-            .iter()
-            .map(T::to_string)
-            .collect::<Vec<_>>()
-            .join(", ")
-    }
-    match want {
-        Want::Projections { default, .. } => format!("projections: {} by default", names(default)),
-        Want::Branches { default, .. } => format!("branches: {} by default", names(default)),
-        Want::Streams { tower, moments } => {
-            format!("the {tower} stream at {} moments", moments.len())
-        }
-        Want::Between { edge, .. } => match edge {
-            Edge::Before => "the stream before blocks".into(),
-            Edge::After => "the stream after blocks".into(),
-        },
-        Want::KeyValues { .. } => "keys and values of attentions".into(),
-        Want::Stages { stages } if stages.is_empty() => {
-            "both streams at the end of every stage".into()
-        }
-        Want::Stages { stages } => format!("both streams at the end of stages {}", names(stages)),
-        Want::Pooled { .. } => "the pooled vectors".into(),
-        Want::Logits => "the logits of the joint space".into(),
-        Want::Parameters { roles, .. } => format!("existing parameters by role: {}", names(roles)),
     }
 }
 
