@@ -1,0 +1,153 @@
+//! A small model in training on the CPU and on the device, from the same seed.
+//!
+//! Owns the recipe: the built-in encoder, two adapters and a head with every kind of layer;
+//! dropout, clipping and averages are on.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Tensor};
+use twinspan::sdk::pass::Pass;
+use twinspan::sdk::recipe::Recipe;
+use twinspan::sdk::task::Batch;
+use twinspan::sdk::train::Trainer;
+use twinspan::sdk::tuned::{Compute, Tuned};
+use twinspan::sdk::{Error, Result, weights};
+use twinspan_examples::{moved, squares};
+
+use crate::compare::{apart, largest, marked};
+
+const RECIPE: &str = r#"
+    backbone = { use = "pocket" }
+    adapter = [
+        { use = "bridger", dim = 16, heads = 2 },
+        { use = "lora", rank = 4, dropout = 0.1 },
+    ]
+    task = { use = "referring-segmentation", width = 32, layers = 1, heads = 2, ffn = 32 }
+    train = { rate = 1e-4, clip = 1.0, ema = 0.9 }"#;
+
+/// What f32 may lie off more on the device than it does on the CPU: sums are taken in another order.
+const FACTOR: f64 = 10.0;
+/// What is rounding in f32 where the CPU happens to be closer.
+const SINGLE: f64 = 1e-5;
+/// What is rounding in f64: Adam divides gradients of 1e-8 by themselves.
+const DOUBLE: f64 = 1e-8;
+
+/// Two pictures and two sentences in three pairs, so that items are repeated.
+fn batch(recipe: &Recipe) -> Result<Batch> {
+    let size = recipe.backbone.plugin.preparation().size;
+    let mut batch = squares(size, recipe.task.plugin.words())?;
+    batch.pairs.push((0, 1));
+    batch.examples.push(2);
+    if let Some(masks) = &batch.target {
+        batch.target = Some(Tensor::cat(&[masks, &masks.narrow(0, 0, 1)?], 0)?);
+    }
+    Ok(batch)
+}
+
+/// Gradients by owner, each owner's behind one another.
+type Gradients = BTreeMap<String, Tensor>;
+
+struct Run {
+    /// Before the first step.
+    gradients: Gradients,
+    losses: Vec<f64>,
+    /// In prediction, with the averages of what was trained.
+    logits: Tensor,
+}
+
+fn gradients(tuned: &Tuned, batch: &Batch) -> Result<Gradients> {
+    let store = tuned.loss(batch, &mut Pass::train(9))?.backward()?;
+    let mut flat: BTreeMap<String, Vec<Tensor>> = BTreeMap::new();
+    for (name, trained) in &tuned.overlay.trained {
+        let gradient = store
+            .get(&trained.var)
+            .ok_or_else(|| Error::NoGradient { name: name.clone() })?;
+        let all = flat.entry(trained.owner.clone()).or_default();
+        all.push(gradient.detach().flatten_all()?);
+    }
+    flat.into_iter()
+        .map(|(owner, all)| Ok((owner, Tensor::cat(&all, 0)?)))
+        .collect()
+}
+
+fn run(recipe: &Recipe, dtype: DType, device: &Device, steps: usize) -> Result<Run> {
+    let batch = moved(&batch(recipe)?, device)?;
+    let device = device.clone();
+    let compute = Compute { dtype, device };
+    let mut tuned = Tuned::new(recipe, weights::open(recipe)?, compute)?;
+    let gradients = gradients(&tuned, &batch)?;
+    let mut trainer = Trainer::new(&mut tuned, &recipe.train, steps)?;
+    let mut losses = Vec::new();
+    for _ in 0..steps {
+        losses.push(trainer.step(std::slice::from_ref(&batch))?.loss);
+    }
+    let logits = trainer.shown(|tuned| Ok(tuned.predict(&batch)?.1))?;
+    Ok(Run {
+        gradients,
+        losses,
+        logits,
+    })
+}
+
+/// How far `found` lies from `right`, row by row of the table.
+fn rows(found: &Run, right: &Run) -> Result<Vec<(String, f64)>> {
+    let mut rows = Vec::new();
+    for (owner, right) in &right.gradients {
+        let apart = match found.gradients.get(owner) {
+            Some(found) => apart(found, right)?,
+            None => f64::NAN,
+        };
+        rows.push((format!("gradients of {owner}"), apart));
+    }
+    for (i, (found, right)) in found.losses.iter().zip(&right.losses).enumerate() {
+        rows.push((format!("loss of step {i}"), ((found - right) / right).abs()));
+    }
+    let logits = apart(&found.logits, &right.logits)?;
+    rows.push(("logits of the averages".to_string(), logits));
+    Ok(rows)
+}
+
+/// Prints losses and differences; whether the device computes what the CPU computes.
+pub fn check(name: &str, device: &Device, steps: usize) -> Result<bool> {
+    let recipe = Recipe::parse(RECIPE, "gpu_check")?;
+    println!("\npocket + bridger + lora, referring segmentation, {steps} steps");
+    let reference = run(&recipe, DType::F64, &Device::Cpu, steps)?;
+    let single = run(&recipe, DType::F32, &Device::Cpu, steps)?;
+    let here = run(&recipe, DType::F32, device, steps)?;
+    let double = run(&recipe, DType::F64, device, steps)?;
+
+    println!(
+        "{:4} {:>12} {:>12} {:>12}",
+        "step",
+        "cpu f64",
+        "cpu f32",
+        format!("{name} f32")
+    );
+    let losses = reference.losses.iter().zip(&single.losses);
+    for (step, ((a, b), c)) in losses.zip(&here.losses).enumerate() {
+        println!("{step:4} {a:12.7} {b:12.7} {c:12.7}");
+    }
+    println!("\ndifference from the CPU in f64, over the largest element");
+    println!(
+        "{:32} {:>10} {:>10} {:>10}",
+        "",
+        "cpu f32",
+        format!("{name} f32"),
+        format!("{name} f64")
+    );
+    let mut right = true;
+    let single = rows(&single, &reference)?;
+    let (here, double) = (rows(&here, &reference)?, rows(&double, &reference)?);
+    for (((what, single), (_, here)), (_, double)) in single.into_iter().zip(here).zip(double) {
+        let bound = SINGLE.max(FACTOR * single);
+        let all = largest([here / bound, double / DOUBLE].into_iter());
+        right &= all <= 1.0;
+        println!(
+            "{what:32} {} {} {}",
+            marked(single, f64::INFINITY),
+            marked(here, bound),
+            marked(double, DOUBLE)
+        );
+    }
+    Ok(right)
+}
