@@ -26,7 +26,7 @@ pub struct Sizes {
     /// Pairs of a batch on the device
     #[arg(long, value_delimiter = ',', default_value = "8,32")]
     batch: Vec<usize>,
-    /// Pairs of a batch on the CPU
+    /// Pairs of a batch on the CPU; 0 leaves it out
     #[arg(long, default_value_t = 8)]
     cpu_batch: usize,
     /// The most times that are taken of each
@@ -117,8 +117,13 @@ pub fn model(name: &str, device: &Device, sizes: &Sizes) -> Result<()> {
             rate(t.inference)
         );
     };
-    let cpu = times(&recipe, &Device::Cpu, sizes.cpu_batch, sizes.repeats)?;
-    line("cpu", sizes.cpu_batch, &cpu);
+    let cpu = match sizes.cpu_batch {
+        0 => None,
+        pairs => Some(times(&recipe, &Device::Cpu, pairs, sizes.repeats)?),
+    };
+    if let Some(cpu) = &cpu {
+        line("cpu", sizes.cpu_batch, cpu);
+    }
     if device.is_cpu() {
         return Ok(());
     }
@@ -126,6 +131,7 @@ pub fn model(name: &str, device: &Device, sizes: &Sizes) -> Result<()> {
         match times(&recipe, device, pairs, sizes.repeats) {
             Ok(found) => {
                 line(name, pairs, &found);
+                let Some(cpu) = &cpu else { continue };
                 let by_pair = pairs as f64 / sizes.cpu_batch as f64;
                 println!(
                     "         times as fast as the CPU, by pair: step {:.1}, inference {:.1}",
