@@ -519,6 +519,9 @@ enum BenchWhat {
     Ops {
         /// Only operations whose name contains this
         filter: Option<String>,
+        /// auto, cpu or cuda:N
+        #[arg(long, default_value = "auto")]
+        device: String,
         /// Print JSON, for examples/baselines/ops.py --against
         #[arg(long)]
         json: bool,
@@ -558,8 +561,13 @@ impl Program {
                 format: ImportFormat::Etris(args),
             } => import::run(&args),
             Command::Bench {
-                what: BenchWhat::Ops { filter, json },
-            } => bench::run_ops(filter.as_deref(), json),
+                what:
+                    BenchWhat::Ops {
+                        filter,
+                        device,
+                        json,
+                    },
+            } => bench::run_ops(filter.as_deref(), &device, json),
             Command::Bench {
                 what: BenchWhat::Base(args),
             } => bench::run_base(&args),

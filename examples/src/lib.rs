@@ -38,6 +38,20 @@ pub fn squares(size: usize, words: usize) -> Result<Batch> {
     Batch::aligned(images, tokens, Some(target))
 }
 
+/// A batch on another device.
+///
+/// # Errors
+/// The device cannot hold it.
+pub fn moved(batch: &Batch, device: &Device) -> Result<Batch> {
+    let target = batch.target.as_ref().map(|t| t.to_device(device));
+    Ok(Batch {
+        images: batch.images.to_device(device)?,
+        tokens: batch.tokens.to_device(device)?,
+        target: target.transpose()?,
+        ..batch.clone()
+    })
+}
+
 /// Trains a recipe on [`squares`] for some steps and says how the loss fell.
 ///
 /// # Errors

@@ -44,9 +44,9 @@ impl Averages {
             beta: self.decay.min(step as f64 / (step as f64 + 9.0)),
             square: false,
         };
-        for (name, value) in &self.values {
+        for (name, value) in &mut self.values {
             if let Some(trained) = overlay.trained.get(name) {
-                value.inplace_op2(&trained.var.as_detached_tensor(), &average)?;
+                average.take(value, &trained.var.as_detached_tensor())?;
             }
         }
         Ok(())

@@ -5,6 +5,7 @@
 
 mod base;
 
+use twinspan::sdk::device;
 use twinspan::sdk::ops::bench;
 
 pub use base::BaseArgs;
@@ -12,8 +13,9 @@ pub use base::run as run_base;
 
 use super::failure::{Failure, print, print_json};
 
-pub fn run_ops(filter: Option<&str>, json: bool) -> Result<(), Failure> {
-    let timings = bench::run(filter, &mut |what| eprintln!("{what}"))?;
+pub fn run_ops(filter: Option<&str>, on: &str, json: bool) -> Result<(), Failure> {
+    let device = device::device(on)?;
+    let timings = bench::run(filter, &device, &mut |what| eprintln!("{what}"))?;
     if timings.is_empty() {
         return Err(Failure::Usage(format!(
             "no operation is called like `{}`",

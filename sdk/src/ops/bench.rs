@@ -185,12 +185,16 @@ fn elementwise_cases(cases: &mut Vec<Case>) {
     }));
 }
 
-/// Times every operation whose name contains `filter`; `progress` hears each name and shape
-/// before its turn.
+/// Times every operation whose name contains `filter` on `device`; `progress` hears each name and
+/// shape before its turn.
 ///
 /// # Errors
 /// An operation fails.
-pub fn run(filter: Option<&str>, progress: &mut dyn FnMut(&str)) -> Result<Vec<Timing>> {
+pub fn run(
+    filter: Option<&str>,
+    device: &Device,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Vec<Timing>> {
     let mut cases = vec![];
     linear_cases(&mut cases)?;
     attention_cases(&mut cases);
@@ -208,7 +212,7 @@ pub fn run(filter: Option<&str>, progress: &mut dyn FnMut(&str)) -> Result<Vec<T
         let arguments = case
             .shapes
             .iter()
-            .map(|s| Var::randn(0f32, 1., &s[..], &Device::Cpu))
+            .map(|s| Var::randn(0f32, 1., &s[..], device))
             .collect::<Result<Vec<Var>>>()?;
         let plain: Vec<Tensor> = arguments.iter().map(Var::as_detached_tensor).collect();
         let tracked: Vec<Tensor> = arguments
@@ -220,8 +224,12 @@ pub fn run(filter: Option<&str>, progress: &mut dyn FnMut(&str)) -> Result<Vec<T
             })
             .collect();
         debug_assert!(plain.iter().all(|t| t.dtype() == DType::F32));
-        let forward = || (case.call)(&plain).map(drop);
-        let both = || (case.call)(&tracked)?.backward().map(drop);
+        // A device works on by itself: the clock is read when it is done.
+        let forward = || (case.call)(&plain).and_then(|_| device.synchronize());
+        let both = || {
+            let gradients = (case.call)(&tracked)?.backward()?;
+            device.synchronize().map(|()| drop(gradients))
+        };
         timings.push(time(case.name, &shape, "forward", forward)?);
         timings.push(time(case.name, &shape, "forward+backward", both)?);
     }

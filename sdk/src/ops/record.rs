@@ -226,7 +226,11 @@ pub(super) fn replay<const N: usize>(
     inputs: [&Tensor; N],
     compose: impl Fn([&Tensor; N]) -> Result<Tensor> + Send + Sync + 'static,
 ) -> Result<Tensor> {
-    let constants = inputs.map(Tensor::detach);
+    let mut constants = inputs.map(Tensor::detach);
+    for constant in &mut constants {
+        // On CUDA, candle's matrix products, selections and convolutions take no strides.
+        *constant = constant.contiguous()?;
+    }
     let output = compose(constants.each_ref())?.detach().force_contiguous()?;
     if !inputs.iter().any(|t| t.track_op()) {
         return Ok(output);
@@ -237,7 +241,7 @@ pub(super) fn replay<const N: usize>(
         let mut leaves = Vec::with_capacity(N);
         for (constant, needed) in constants.iter().zip(b.needs) {
             leaves.push(match needed {
-                true => Some(Var::from_tensor(&constant.contiguous()?)?),
+                true => Some(Var::from_tensor(constant)?),
                 false => None,
             });
         }
