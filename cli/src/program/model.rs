@@ -76,10 +76,11 @@ impl Model {
         } else if !recipe.weights.tokenizer.is_empty() && recipe.weights.tokenizer != BYTES {
             is_there(&recipe.weights.tokenizer, "tokenizer")?;
         }
-        if args.weights.is_none()
-            && let Some(Source::Path(path)) = recipe.weights.source()?
-        {
-            is_there(&path.display().to_string(), "weights")?;
+        let named = usize::from(args.weights.is_some());
+        for source in recipe.weights.sources()?.iter().skip(named) {
+            if let Source::Path(path) = source {
+                is_there(&path.display().to_string(), "weights")?;
+            }
         }
         let kit = kit(&recipe, &compute)?;
         let base = weights::open_telling(&recipe, &DownloadProgress::default())?;
