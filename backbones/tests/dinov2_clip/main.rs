@@ -22,6 +22,8 @@ use twinspan_sdk::key_map::KeyMap;
 use twinspan_sdk::parameter::{Buffer, Overlay};
 use twinspan_sdk::pass::Pass;
 use twinspan_sdk::plugin::Plugin;
+use twinspan_sdk::registry::Configured;
+use twinspan_sdk::testkit::laws::{Outcome, of_backbone};
 use twinspan_sdk::topology::Origin;
 use twinspan_sdk::{Error, Result, weights};
 
@@ -295,6 +297,19 @@ fn a_tower_in_no_file_is_refused() {
         ),
         "{none}"
     );
+}
+
+#[test]
+fn the_laws_of_a_backbone_hold() {
+    let mut backbone = small(16, Positions::Offset);
+    // Ids of the tokenizer without a vocabulary.
+    backbone.model.as_mut().unwrap().text.vocabulary = 514;
+    let backbone = Configured::<dyn Backbone>::of(backbone).unwrap();
+    let verdicts = of_backbone(&backbone);
+    assert_eq!(verdicts.len(), 4);
+    for verdict in verdicts {
+        assert_eq!(verdict.outcome, Outcome::Held, "{verdict}");
+    }
 }
 
 #[test]

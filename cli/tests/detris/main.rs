@@ -238,5 +238,8 @@ fn recipes_have_the_published_sizes() {
         let recipe = Recipe::open(&folder.join(format!("{name}.toml"))).unwrap();
         let plan = plan(&recipe).unwrap();
         assert_eq!(plan.adapter_parameters, adapters, "{name}");
+        // Pictures are prepared as for CLIP, however DINOv2 had them.
+        let preparation = recipe.backbone.plugin.preparation();
+        assert_eq!((preparation.size, preparation.mean[0]), (448, 0.481_454_66));
     }
 }
