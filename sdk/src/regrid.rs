@@ -78,3 +78,41 @@ fn antialiased(i: usize, from: usize, to: usize) -> Vec<f64> {
     let sum: f64 = weights.iter().sum();
     weights.into_iter().map(|weight| weight / sum).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::DType;
+
+    use super::*;
+
+    const WAYS: [Regrid; 3] = [Regrid::Bicubic, Regrid::Antialias, Regrid::Offset(0.1)];
+
+    fn largest(x: &Tensor) -> f64 {
+        let x = x.abs().unwrap().flatten_all().unwrap();
+        x.max(0).unwrap().to_scalar().unwrap()
+    }
+
+    /// A table that is the same everywhere stays so, whether its grid grows or shrinks.
+    #[test]
+    fn weights_of_a_place_sum_to_one() {
+        let ones = Tensor::ones((1, 2, 5, 5), DType::F64, &Device::Cpu).unwrap();
+        for (way, to) in WAYS.iter().flat_map(|w| [3, 5, 8].map(|to| (w, to))) {
+            let resized = way.resize(&ones, (to, 7)).unwrap();
+            assert_eq!(resized.dims(), [1, 2, to, 7]);
+            assert!(largest(&(resized - 1.0).unwrap()) < 1e-12, "{way:?} {to}");
+        }
+    }
+
+    #[test]
+    fn without_an_offset_it_is_the_plain_one() {
+        let values = (0..36).map(|i| f64::from(i * i % 17)).collect::<Vec<_>>();
+        let table = Tensor::from_vec(values, (1, 1, 6, 6), &Device::Cpu).unwrap();
+        for to in [(4, 4), (9, 7)] {
+            let plain = Regrid::Bicubic.resize(&table, to).unwrap();
+            let offset = Regrid::Offset(0.0).resize(&table, to).unwrap();
+            assert!(largest(&(plain - offset).unwrap()) < 1e-12);
+        }
+        let same = Regrid::Antialias.resize(&table, (6, 6)).unwrap();
+        assert!(largest(&(same - table).unwrap()) < 1e-12);
+    }
+}

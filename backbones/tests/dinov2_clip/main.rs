@@ -22,7 +22,10 @@ use twinspan_sdk::key_map::KeyMap;
 use twinspan_sdk::parameter::{Buffer, Overlay};
 use twinspan_sdk::pass::Pass;
 use twinspan_sdk::plugin::Plugin;
+use twinspan_sdk::recipe::{Recipe, TrainOptions, WeightsChoice};
 use twinspan_sdk::registry::Configured;
+use twinspan_sdk::task::Task;
+use twinspan_sdk::testkit::ToyTask;
 use twinspan_sdk::testkit::laws::{Outcome, of_backbone};
 use twinspan_sdk::topology::Origin;
 use twinspan_sdk::{Error, Result, weights};
@@ -297,6 +300,62 @@ fn a_tower_in_no_file_is_refused() {
         ),
         "{none}"
     );
+}
+
+/// Two folders as the hub has them: each with its weights and a `config.json` of its own, the
+/// vocabulary beside the second.
+#[test]
+fn a_recipe_names_both_folders() {
+    /// Of the vocabulary in `tests/tokenizer_data`.
+    const WORDS: usize = 522;
+    let golden = Golden::open();
+    let mut text = golden.text();
+    let words = "text_model.embeddings.token_embedding.weight";
+    text.insert(words.into(), tensor(words, &[WORDS, 24]));
+    let folder = tempfile::tempdir().unwrap();
+    let places = [("dino", golden.vision()), ("clip", text)].map(|(name, state)| {
+        let place = folder.path().join(name);
+        std::fs::create_dir(&place).unwrap();
+        let file = place.join("model.safetensors");
+        candle_core::safetensors::save(&state, &file).unwrap();
+        let kind = format!("{{\"model_type\": \"{name}\"}}");
+        std::fs::write(place.join("config.json"), kind).unwrap();
+        place.display().to_string()
+    });
+    let [dino, clip] = places;
+    let mut backbone = small(0, Positions::Antialias);
+    backbone.model.as_mut().unwrap().text.vocabulary = WORDS;
+    let recipe = Recipe {
+        backbone: Configured::<dyn Backbone>::of(backbone).unwrap(),
+        weights: WeightsChoice {
+            weights: dino,
+            more_weights: vec![clip.clone()],
+            ..Default::default()
+        },
+        adapters: Vec::new(),
+        task: Configured::<dyn Task>::of(ToyTask::default()).unwrap(),
+        train: TrainOptions::default(),
+    };
+    let described = weights::described(&recipe, &()).unwrap();
+    assert_eq!(described.backbone.name, "dinov2-clip");
+    let base = weights::open(&described).unwrap();
+    assert_eq!(
+        base.get("text.token.weight").unwrap().shape().dims(),
+        [WORDS, 24]
+    );
+    assert!(base.get("vision.registers").is_some());
+
+    let none = weights::tokenizer(&described)
+        .map(|_| ())
+        .unwrap_err()
+        .to_string();
+    assert!(none.contains("has no vocabulary beside it"), "{none}");
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tokenizer_data");
+    for name in ["vocab.json", "merges.txt"] {
+        std::fs::copy(data.join(name), Path::new(&clip).join(name)).unwrap();
+    }
+    let tokenizer = weights::tokenizer(&described).unwrap();
+    assert_eq!(tokenizer.encode("a", 4).ids.len(), 4);
 }
 
 #[test]
