@@ -13,8 +13,9 @@ use twinspan_sdk::backbone::Weights;
 use twinspan_sdk::hooks::{BranchView, PlaceHooks, Scale};
 use twinspan_sdk::layers::{LayerNorm, Linear};
 use twinspan_sdk::ops::{self, Dropout, Mask};
+use twinspan_sdk::parameter::Parameter;
 use twinspan_sdk::pass::Pass;
-use twinspan_sdk::site::{At, Branch, Projection, Tower};
+use twinspan_sdk::site::{At, Branch, Projection, Role, Tower};
 use twinspan_sdk::stream::Stream;
 use twinspan_sdk::topology::{BlockInfo, BranchInfo, StreamInfo};
 
@@ -60,13 +61,17 @@ pub struct BlockShape {
     pub activation: Activation,
     /// Whether a token sees no later one.
     pub causal: bool,
-    /// The eps of the norms: 1e-5 in CLIP, 1e-6 in SigLIP.
+    /// The eps of the norms: 1e-5 in CLIP, 1e-6 in SigLIP and DINOv2.
     pub eps: f64,
+    /// Whether what a branch gives is multiplied by a vector before it is added (LayerScale,
+    /// Touvron et al., arXiv 2103.17239): DINOv2.
+    pub layer_scale: bool,
 }
 
 impl BlockShape {
     /// Declares block `index` of `tower`:
-    /// `TOWER.blocks.I.attention.{norm,query,key,value,output}` and `….mlp.{norm,up,down}`.
+    /// `TOWER.blocks.I.attention.{norm,query,key,value,output}` and `….mlp.{norm,up,down}`; the
+    /// layer scales are `….attention.scale` and `….mlp.scale`, `[D]`.
     pub fn declare(&self, declared: &mut Declared, tower: Tower, index: usize) {
         let (at, width) = (At::Block(index), self.width);
         let name = |part: &str| format!("{tower}.blocks.{index}.{part}");
@@ -85,6 +90,12 @@ impl BlockShape {
         declared.layer(&name("mlp.up"), up, &[at]);
         let down = Layer::linear(at, Projection::Down, self.mlp, width);
         declared.layer(&name("mlp.down"), down, &[at]);
+        for branch in [Branch::Attention, Branch::Mlp] {
+            if self.layer_scale {
+                let scale = name(&format!("{branch}.scale"));
+                declared.parameter(&scale, &[width], Role::Weight, &[at]);
+            }
+        }
     }
 
     /// One block from outside, its tokens on `grid` where there is one.
@@ -112,7 +123,8 @@ impl BlockShape {
     }
 }
 
-/// One block: x + attention(norm(x)), then x + mlp(norm(x)).
+/// One block: x + attention(norm(x)), then x + mlp(norm(x)), each with its layer scale where
+/// there is one.
 #[derive(Clone, Debug)]
 pub struct Block {
     shape: BlockShape,
@@ -121,9 +133,11 @@ pub struct Block {
     key: Linear,
     value: Linear,
     output: Linear,
+    attention_scale: Option<Parameter>,
     mlp_norm: LayerNorm,
     up: Linear,
     down: Linear,
+    mlp_scale: Option<Parameter>,
 }
 
 impl Block {
@@ -143,9 +157,11 @@ impl Block {
             key: linear("attention.key")?,
             value: linear("attention.value")?,
             output: linear("attention.output")?,
+            attention_scale: weights.optional(&name("attention.scale"))?,
             mlp_norm: norm("mlp.norm")?,
             up: linear("mlp.up")?,
             down: linear("mlp.down")?,
+            mlp_scale: weights.optional(&name("mlp.scale"))?,
         })
     }
 
@@ -174,9 +190,9 @@ impl Block {
         pass: &mut Pass,
     ) -> Result<Tensor> {
         let input = &stream.data;
-        let norm = match branch {
-            Branch::Mlp => &self.mlp_norm,
-            _ => &self.attention_norm,
+        let (norm, scale) = match branch {
+            Branch::Mlp => (&self.mlp_norm, &self.mlp_scale),
+            _ => (&self.attention_norm, &self.attention_scale),
         };
         let normed = hooks.normed(branch, norm.forward(input, pass)?, pass)?;
         let mut output = match branch {
@@ -188,10 +204,11 @@ impl Block {
             input,
             normed: &normed,
         };
-        // There is no layer scale, so both of its sides are here.
-        for scale in [Scale::Before, Scale::After] {
-            output = hooks.branch(branch, scale, view, output, pass)?;
+        output = hooks.branch(branch, Scale::Before, view, output, pass)?;
+        if let Some(scale) = scale {
+            output = ops::mul(&output, &scale.tensor(pass)?)?;
         }
+        output = hooks.branch(branch, Scale::After, view, output, pass)?;
         Ok(ops::add(input, &output)?)
     }
 

@@ -23,7 +23,7 @@
 mod architecture;
 mod attention_pool;
 mod described;
-mod key_maps;
+pub(crate) mod key_maps;
 mod preset;
 mod resnet;
 

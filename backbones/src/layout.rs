@@ -68,9 +68,9 @@ impl Entries {
         self.fused_blocks(tower, layers, width, &blocks, "attn.in_proj_", names);
     }
 
-    /// The blocks of a tower in timm's names, behind `trunk`.
+    /// The blocks of a tower in timm's names, behind `trunk`, its dot included.
     pub fn timm_blocks(&mut self, tower: Tower, layers: usize, width: usize, trunk: &str) {
-        let blocks = format!("{trunk}.blocks");
+        let blocks = format!("{trunk}blocks");
         let names = ["attn.proj", "norm1", "norm2", "mlp.fc1", "mlp.fc2"];
         self.fused_blocks(tower, layers, width, &blocks, "attn.qkv.", names);
     }
@@ -123,6 +123,28 @@ impl Entries {
                     ("mlp.up", "mlp.fc1"),
                     ("mlp.down", "mlp.fc2"),
                 ],
+            );
+        }
+    }
+
+    /// The layer scales of a tower's blocks, `EXTERNAL.I.FIRST` behind the attention and
+    /// `EXTERNAL.I.SECOND` behind the MLP.
+    pub fn layer_scales(
+        &mut self,
+        tower: Tower,
+        layers: usize,
+        external: &str,
+        [first, second]: [&str; 2],
+    ) {
+        for i in 0..layers {
+            let here = format!("{tower}.blocks.{i}");
+            self.whole(
+                &format!("{here}.attention.scale"),
+                &format!("{external}.{i}.{first}"),
+            );
+            self.whole(
+                &format!("{here}.mlp.scale"),
+                &format!("{external}.{i}.{second}"),
             );
         }
     }

@@ -116,6 +116,7 @@ impl Check {
             activation: said.activation,
             causal: said.causal,
             eps: said.eps,
+            layer_scale: false,
         })
     }
 }

@@ -1,10 +1,10 @@
 //! The vision transformer that all families share.
 //!
-//! Owns patches, class token, positions and what lies behind the last block. Blocks are
+//! Owns patches, class token, registers, positions and what lies behind the last block. Blocks are
 //! [`crate::block`]'s, pooling by a probe is [`crate::probe`]'s.
 //!
 //! Sources: <https://github.com/openai/CLIP>, `VisionTransformer`, and open_clip's variants of it;
-//! SigLIP (arXiv 2303.15343). The dense features of CLIP are those of ETRIS (arXiv 2307.11545):
+//! SigLIP (arXiv 2303.15343); DINOv2 with registers (arXiv 2309.16588). The dense features of CLIP are those of ETRIS (arXiv 2307.11545):
 //! the patches through the last norm and the joint projection.
 
 use candle_core::Tensor;
@@ -13,8 +13,9 @@ use twinspan_sdk::declare::{Declared, Layer};
 use twinspan_sdk::hooks::PlaceHooks;
 use twinspan_sdk::layers::{Conv2d, LayerNorm, Linear};
 use twinspan_sdk::ops::{self, Conv};
-use twinspan_sdk::parameter::Parameter;
+use twinspan_sdk::parameter::{Init, Parameter};
 use twinspan_sdk::pass::Pass;
+use twinspan_sdk::regrid::Regrid;
 use twinspan_sdk::site::{At, Projection, Role, Tower};
 use twinspan_sdk::stream::{SpanKind, Stream};
 use twinspan_sdk::topology::{Origin, StreamInfo, TowerTopology, thirds};
@@ -51,6 +52,15 @@ pub(crate) enum Ends {
         /// Whether the last norm acts on the pooled vector, not on every token before.
         norm_pooled: bool,
     },
+    /// DINOv2: a class token with its position, registers without one and the patches, whose
+    /// convolution has a bias; a norm behind. Dense features are not projected. It was trained
+    /// without text, so the projection of the class token into a joint space is made anew.
+    Registers {
+        /// How many registers.
+        count: usize,
+        /// How positions are resized.
+        regrid: Regrid,
+    },
     /// SigLIP: patches alone, their convolution with a bias; a probe looks at all of them. The
     /// joint space is as wide as the tokens.
     Probe(Probe),
@@ -64,9 +74,10 @@ impl Ends {
         norm_pooled: false,
     };
 
-    fn special(self) -> usize {
+    /// Tokens in front of the patches that have positions.
+    fn placed(self) -> usize {
         match self {
-            Ends::Class { .. } => 1,
+            Ends::Class { .. } | Ends::Registers { .. } => 1,
             Ends::Probe(_) => 0,
         }
     }
@@ -85,7 +96,7 @@ impl Vit {
         let last = [At::Final, At::Pooled];
         let mut declared = Declared::new(Tower::Vision);
         let patch = Layer {
-            bias: matches!(self.ends, Ends::Probe(_)),
+            bias: !matches!(self.ends, Ends::Class { .. }),
             ..Layer::conv(
                 At::Embed,
                 Projection::Patch,
@@ -95,14 +106,20 @@ impl Vit {
             )
         };
         declared.layer("vision.patch", patch, &embed);
-        let special = self.ends.special();
+        let special = self.ends.placed();
         if special > 0 {
             declared.parameter("vision.class", &[width], Role::Class, &embed);
+        }
+        let mut by = Regrid::Bicubic;
+        if let Ends::Registers { count, regrid } = self.ends {
+            by = regrid;
+            declared.parameter("vision.registers", &[count, width], Role::Class, &embed);
         }
         declared.parameter_from(
             Origin::Resized {
                 special,
                 to: (side, side),
+                by,
             },
             "vision.position",
             &[special + side * side, width],
@@ -121,6 +138,12 @@ impl Vit {
                 let joint = Layer::linear(At::Final, Projection::Joint, width, self.joint).bare();
                 declared.layer("vision.joint", joint, &last);
             }
+            Ends::Registers { .. } => {
+                let joint = Layer::linear(At::Pooled, Projection::Joint, width, self.joint).bare();
+                // CLIP's start of its own.
+                let start = Init::Normal((width as f64).powf(-0.5));
+                declared.layer_from(Origin::Fresh(start), "vision.joint", joint, &[At::Pooled]);
+            }
             Ends::Probe(probe) => probe.declare(&mut declared),
         }
         let tokens = |width| StreamInfo {
@@ -132,7 +155,10 @@ impl Vit {
             embed: tokens(width),
             blocks: vec![self.block.info(grid); self.layers],
             stages: thirds(self.layers),
-            last: tokens(self.joint),
+            last: tokens(match self.ends {
+                Ends::Registers { .. } => width,
+                Ends::Class { .. } | Ends::Probe(_) => self.joint,
+            }),
             context: 0,
             projections: declared.projections,
             parameters: declared.parameters,
@@ -154,6 +180,7 @@ impl Vit {
             } => {
                 let front = Front {
                     class: weights.parameter("vision.class")?,
+                    registers: None,
                     norm: norm_in.then(|| norm("vision.norm_in")).transpose()?,
                 };
                 let joint = Linear::load(weights, "vision.joint")?;
@@ -161,6 +188,21 @@ impl Vit {
                     joint,
                     mean,
                     norm_pooled,
+                    dense: true,
+                };
+                (Some(front), end)
+            }
+            Ends::Registers { .. } => {
+                let front = Front {
+                    class: weights.parameter("vision.class")?,
+                    registers: Some(weights.parameter("vision.registers")?),
+                    norm: None,
+                };
+                let end = End::Joint {
+                    joint: Linear::load(weights, "vision.joint")?,
+                    mean: false,
+                    norm_pooled: false,
+                    dense: false,
                 };
                 (Some(front), end)
             }
@@ -180,7 +222,8 @@ impl Vit {
     }
 }
 
-/// Pictures `[B, 3, S, S]` to patches `[B, N, D]`, behind a class token where there is one.
+/// Pictures `[B, 3, S, S]` to patches `[B, N, D]`, behind a class token and registers where there
+/// are any.
 pub(crate) struct VitEncoder {
     shape: Vit,
     patch: Conv2d,
@@ -192,10 +235,12 @@ pub(crate) struct VitEncoder {
     end: End,
 }
 
-/// What stands in front of the blocks of a CLIP.
+/// What stands in front of the patches.
 struct Front {
     /// `[D]`.
     class: Parameter,
+    /// `[R, D]`, behind the class token; they have no positions.
+    registers: Option<Parameter>,
     norm: Option<LayerNorm>,
 }
 
@@ -205,6 +250,8 @@ enum End {
         joint: Linear,
         mean: bool,
         norm_pooled: bool,
+        /// Whether every patch is projected too.
+        dense: bool,
     },
     Probe(Box<ProbePool>),
 }
@@ -232,7 +279,20 @@ impl Encoder for VitEncoder {
             )));
         }
         let data = ops::add(&stream.data, &self.positions.tensor(pass)?)?;
-        Ok(stream.with(data))
+        let registers = self
+            .front
+            .as_ref()
+            .and_then(|front| front.registers.as_ref());
+        let Some(registers) = registers else {
+            return Ok(stream.with(data));
+        };
+        let registers = registers.tensor(pass)?;
+        let (batch, (count, width)) = (data.dim(0)?, registers.dims2()?);
+        let registers = registers.broadcast_as((batch, count, width))?;
+        let class = ops::concat(&data.narrow(1, 0, 1)?, &registers, 1)?;
+        let data = ops::concat(&class, &data.narrow(1, 1, tokens - 1)?, 1)?;
+        let side = self.shape.side();
+        Ok(Stream::patches(data, 1 + count, (side, side)))
     }
 
     fn norm(&self, stream: Stream, pass: &mut Pass) -> Result<Stream> {
@@ -252,14 +312,17 @@ impl Encoder for VitEncoder {
         self.blocks[index].forward(stream, hooks, pass)
     }
 
-    /// The patches alone, in the joint space: `[B, N, E]` on the grid.
+    /// The patches alone: in the joint space `[B, N, E]`, or as wide as they are, on the grid.
     fn features(&self, stream: &Stream, hooks: &PlaceHooks, pass: &mut Pass) -> Result<Stream> {
         let patches = self.norm_out.forward(&stream.content()?, pass)?;
         let dense = match &self.end {
-            End::Joint { joint, .. } => {
+            End::Joint {
+                joint, dense: true, ..
+            } => {
                 let hooked = hooks.projection(Projection::Joint);
                 hooked.forward(joint, &patches, pass)?
             }
+            End::Joint { dense: false, .. } => patches,
             End::Probe(pool) => pool.dense(&patches, hooks, pass)?,
         };
         let side = self.shape.side();
@@ -273,6 +336,7 @@ impl Encoder for VitEncoder {
                 joint,
                 mean,
                 norm_pooled,
+                ..
             } => (joint, *mean, *norm_pooled),
             End::Probe(pool) => {
                 let all = norm(&stream.data, pass)?;

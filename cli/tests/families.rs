@@ -22,7 +22,7 @@ use twinspan::sdk::tuned::{Compute, Inputs, Tuned};
 use twinspan::sdk::{Result, weights};
 
 /// Small models, each with a part that the others lack.
-const FAMILIES: [(&str, &str); 7] = [
+const FAMILIES: [(&str, &str); 8] = [
     (
         "vit",
         r#"use = "clip"
@@ -67,6 +67,16 @@ text = { layers = 3, width = 16, heads = 2, context = 16, vocabulary = 514 }"#,
 vision = { layers = 3, width = 24, heads = 2, activation = "gelu", patch = 8, image_size = 32 }
 text = { layers = 3, width = 24, heads = 3, mlp = 40, no_projection = true, context = 16, vocabulary = 260, padding = 0 }"#,
     ),
+    (
+        "dinov2 beside clip",
+        r#"use = "dinov2-clip"
+positions = "offset"
+input_size = 32
+[backbone.model]
+embed_dim = 20
+vision = { layers = 3, width = 16, heads = 2, patch = 8, image_size = 48, registers = 2 }
+text = { layers = 3, width = 32, heads = 2, context = 16, vocabulary = 514 }"#,
+    ),
     ("pocket", r#"use = "pocket""#),
 ];
 
@@ -78,10 +88,21 @@ text = { layers = 3, width = 32, heads = 2, context = 16, vocabulary = 259 }"#;
 
 const BRIDGER: &str = "[[adapter]]\nuse = \"bridger\"\ndim = 8\nheads = 2\n";
 const LORA: &str = "[[adapter]]\nuse = \"lora\"\nrank = 2\n";
+const DETRIS: &str = r#"
+[[adapter]]
+use = "dense-aligner"
+dim = 16
+attention_dim = 8
+heads = 2
+dropout = 0.0
+[[adapter]]
+use = "text-adapter"
+dim = 16
+"#;
 const BIASES: &str = "[[adapter]]\nuse = \"unfreeze\"\n";
 const POSITIONS: &str = "[[adapter]]\nuse = \"unfreeze\"\nroles = [\"position\"]\n";
 
-fn adapters() -> [(&'static str, String); 7] {
+fn adapters() -> [(&'static str, String); 8] {
     [
         ("none", String::new()),
         ("bridger", BRIDGER.into()),
@@ -91,6 +112,7 @@ fn adapters() -> [(&'static str, String); 7] {
             format!("{LORA}sites = {{ towers = [\"vision\"] }}\n"),
         ),
         ("bridger and lora", format!("{BRIDGER}{LORA}")),
+        ("detris", DETRIS.into()),
         ("biases", BIASES.into()),
         ("positions", POSITIONS.into()),
     ]
@@ -288,11 +310,17 @@ fn every_pair_trains_and_is_kept_or_is_refused_by_name() {
         })
         .collect();
     insta::assert_snapshot!(format!("{allowed} allowed\n{}", lines.join("\n")), @"
-    147 allowed
+    180 allowed
     bridger and lora under linear: task `classification` reads vision.pooled by item, but with `bridger` it depends on the pair of picture and sentence
     bridger and lora under retrieval: task `retrieval` reads vision.pooled by item, but with `bridger` it depends on the pair of picture and sentence
     bridger under linear: task `classification` reads vision.pooled by item, but with `bridger` it depends on the pair of picture and sentence
     bridger under retrieval: task `retrieval` reads vision.pooled by item, but with `bridger` it depends on the pair of picture and sentence
+    detris under classification: `dense-aligner` matches no site: it asks for branches [mlp] at towers [vision]; the backbone offers convolution [resnet, etris's resnet]
+    detris under linear: `dense-aligner` matches no site: it asks for branches [mlp] at towers [vision]; the backbone offers convolution [resnet, etris's resnet]
+    detris under linear: task `classification` reads vision.pooled by item, but with `dense-aligner` it depends on the pair of picture and sentence [vit, open_clip's vit, siglip, siglip 2 without projection, dinov2 beside clip, pocket]
+    detris under retrieval: `dense-aligner` matches no site: it asks for branches [mlp] at towers [vision]; the backbone offers convolution [resnet, etris's resnet]
+    detris under retrieval: task `retrieval` reads vision.pooled by item, but with `dense-aligner` it depends on the pair of picture and sentence [vit, open_clip's vit, siglip, siglip 2 without projection, dinov2 beside clip, pocket]
+    detris under segmentation: `dense-aligner` matches no site: it asks for branches [mlp] at towers [vision]; the backbone offers convolution [resnet, etris's resnet]
     lora under linear: `lora` acts at text.blocks.0, which task `classification` never reads: no gradient would reach it; restrict its sites
     none under classification: nothing trains: neither an adapter nor the head has parameters
     none under retrieval: nothing trains: neither an adapter nor the head has parameters

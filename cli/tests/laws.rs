@@ -37,6 +37,18 @@ fn no_law_is_broken_and_what_is_skipped_is_known() {
     adapter bridger on pocket, merged: skipped, it does not declare to be mergeable
     adapter bridger on siglip, identity at the start: skipped, it declares no identity at the start
     adapter bridger on siglip, merged: skipped, it does not declare to be mergeable
+    adapter dense-aligner on toy, identity at the start: skipped, it declares no identity at the start
+    adapter dense-aligner on toy, merged: skipped, it does not declare to be mergeable
+    adapter dense-aligner on pocket, identity at the start: skipped, it declares no identity at the start
+    adapter dense-aligner on pocket, merged: skipped, it does not declare to be mergeable
+    adapter dense-aligner on siglip, identity at the start: skipped, it declares no identity at the start
+    adapter dense-aligner on siglip, merged: skipped, it does not declare to be mergeable
+    adapter text-adapter on toy, identity at the start: skipped, it declares no identity at the start
+    adapter text-adapter on toy, merged: skipped, it does not declare to be mergeable
+    adapter text-adapter on pocket, identity at the start: skipped, it declares no identity at the start
+    adapter text-adapter on pocket, merged: skipped, it does not declare to be mergeable
+    adapter text-adapter on siglip, identity at the start: skipped, it declares no identity at the start
+    adapter text-adapter on siglip, merged: skipped, it does not declare to be mergeable
     task classification on toy, gradients: skipped, its head has no parameters
     task classification on pocket, gradients: skipped, its head has no parameters
     task classification on siglip, gradients: skipped, its head has no parameters

@@ -20,6 +20,7 @@ const SHAPE: BlockShape = BlockShape {
     mlp: 64,
     activation: Activation::Gelu,
     causal: false,
+    layer_scale: false,
 };
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

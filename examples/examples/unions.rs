@@ -30,7 +30,7 @@ fn run() -> twinspan::sdk::Result<usize> {
     let (mut pairs, mut broken) = (0, 0);
     for (i, first) in names.iter().enumerate() {
         for second in &names[i + 1..] {
-            let made = |name| registry::configured::<AdapterEntry>(name, toml::Table::new());
+            let made = |name| registry::configured::<AdapterEntry>(name, Default::default());
             let verdicts = of_union(&[made(*first)?, made(*second)?], &toy);
             pairs += 1;
             broken += usize::from(

@@ -14,7 +14,6 @@ use crate::base::Base;
 use crate::error::{Error, Result};
 use crate::hooks::PlaceHooks;
 use crate::key_map::KeyMap;
-use crate::ops::{self, Interpolation};
 use crate::parameter::{Buffer, Overlay, Parameter};
 use crate::pass::Pass;
 use crate::preparation::Preparation;
@@ -239,7 +238,7 @@ pub fn value_in(base: &Base, info: &ParameterInfo) -> Result<Tensor> {
     let stored = base.get(&info.name).ok_or_else(|| Error::WeightMissing {
         name: info.name.clone(),
     })?;
-    let Origin::Resized { special, to } = info.origin else {
+    let Origin::Resized { special, to, by } = info.origin else {
         return Ok(stored.tensor(stored.dtype(), &Device::Cpu)?);
     };
     let value = match stored.dtype() {
@@ -264,7 +263,7 @@ pub fn value_in(base: &Base, info: &ParameterInfo) -> Result<Tensor> {
         .to_dtype(DType::F64)?
         .t()?
         .reshape((1, width, side, side))?;
-    let grid = ops::resize(&grid, to, Interpolation::Bicubic, false)?;
+    let grid = by.resize(&grid, to)?;
     let grid = grid.reshape((width, to.0 * to.1))?.t()?.contiguous()?;
     let front = value.narrow(0, 0, special)?.to_dtype(DType::F64)?;
     Ok(Tensor::cat(&[&front, &grid], 0)?)

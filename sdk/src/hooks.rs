@@ -32,6 +32,7 @@ use crate::parameter::Parameter;
 use crate::pass::{ByItem, CarryKey, Pass, Repeat, TapKey};
 use crate::site::{At, Branch, Moment, Projection, Tap, Tower};
 use crate::stream::Stream;
+use crate::topology::{StreamInfo, Topology};
 use crate::tuned::HEAD;
 
 /// Along which dimension channels lie.
@@ -798,6 +799,7 @@ pub struct Hooks {
     /// Carries that have a row for each item of a tower, and how they become pairs.
     pub(crate) along: Vec<(Tower, usize, Repeat)>,
     declared: Vec<(Reader, Tap)>,
+    streams: Vec<(Tap, StreamInfo)>,
     clash: Option<Error>,
     carries: usize,
 }
@@ -827,8 +829,18 @@ impl Hooks {
         }
     }
 
-    pub(crate) fn begin(&mut self, owner: &str, declared: &[(&Slot, Vec<Tap>)]) {
+    pub(crate) fn begin(
+        &mut self,
+        owner: &str,
+        declared: &[(&Slot, Vec<Tap>)],
+        topology: &Topology,
+    ) {
         self.labels.push(owner.to_string());
+        self.streams = declared
+            .iter()
+            .flat_map(|(_, taps)| taps)
+            .filter_map(|tap| Some((*tap, topology.stream(tap.tower, tap.at)?)))
+            .collect();
         self.declared = declared
             .iter()
             .filter_map(|(slot, taps)| Some((Reader::of(slot)?, taps)))
@@ -1010,6 +1022,20 @@ impl Hooks {
         let repeat: Repeat = Pass::repeat_carried::<T>;
         self.along.push((tower, self.carries - 1, repeat));
         key
+    }
+
+    /// The shape of the stream at `tap`, which this adapter reads in one of its slots.
+    ///
+    /// # Errors
+    /// The adapter's `reads` does not declare it, or it is no stream (logits).
+    pub fn stream_at(&self, tap: Tap) -> Result<StreamInfo> {
+        let found = self.streams.iter().find(|(read, _)| *read == tap);
+        found
+            .map(|(_, stream)| *stream)
+            .ok_or_else(|| Error::UndeclaredRead {
+                adapter: self.owner(),
+                tap,
+            })
     }
 
     /// Where the hook in `slot` finds the stream at `tap`.

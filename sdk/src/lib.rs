@@ -41,6 +41,7 @@ pub mod preparation;
 pub mod random;
 pub mod recipe;
 pub mod registry;
+pub mod regrid;
 pub mod run;
 pub mod schedule;
 pub mod site;

@@ -44,6 +44,10 @@ pub struct WeightsChoice {
     /// hub; `random:SEED`; or [`EMBEDDED`]. A recipe that says nothing gets the embedded ones
     /// where there are some, `random:0` elsewhere.
     pub weights: String,
+    /// More sources beside `weights`, whose tensors are united with its: a backbone of two towers
+    /// that were released apart. No tensor may be in two of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub more_weights: Vec<String>,
     /// A vocabulary file or folder, relative to the recipe; [`BYTES`] for the backbone's own,
     /// which random and embedded weights take without being told. Where it is empty, other
     /// weights take the one beside them.
@@ -83,6 +87,7 @@ impl Default for WeightsChoice {
     fn default() -> Self {
         Self {
             weights: "random:0".into(),
+            more_weights: Vec::new(),
             tokenizer: String::new(),
             precision: Precision::F32,
             batch_norm: BatchNormChoice::Frozen,
@@ -334,7 +339,13 @@ impl Recipe {
             }
         };
         let mut shared = toml::Table::new();
-        for key in ["weights", "tokenizer", "precision", "batch_norm"] {
+        for key in [
+            "weights",
+            "more_weights",
+            "tokenizer",
+            "precision",
+            "batch_norm",
+        ] {
             if let Some(value) = backbone.remove(key) {
                 shared.insert(key.into(), value);
             }
@@ -519,6 +530,29 @@ impl WeightsChoice {
         Ok(self.named().map(source).transpose()?)
     }
 
+    /// Where all of them are from, [`source`](Self::source) first; nothing where they are from
+    /// nowhere.
+    ///
+    /// # Errors
+    /// A text names nothing; there is more beside weights that are from nowhere.
+    pub fn sources(&self) -> Result<Vec<Source>> {
+        let first = self.source()?;
+        if first.is_none() && !self.more_weights.is_empty() {
+            return Err(Error::Recipe {
+                origin: "[backbone]".into(),
+                message: format!(
+                    "more_weights stand beside weights from a file; these are `{}`",
+                    self.weights
+                ),
+            });
+        }
+        let mut sources: Vec<Source> = first.into_iter().collect();
+        for text in &self.more_weights {
+            sources.push(Source::parse(text, Path::new(""))?);
+        }
+        Ok(sources)
+    }
+
     /// Makes relative paths relative to `folder`. A hub id stays, or gets its mark where it would
     /// be a path in the folder one works in.
     fn anchor(&mut self, folder: &Path) -> Result<()> {
@@ -527,11 +561,17 @@ impl WeightsChoice {
             let full = std::path::absolute(&joined).unwrap_or(joined);
             full.display().to_string()
         };
-        let source = self.named().map(|text| Source::parse(text, folder));
-        match source.transpose()? {
-            Some(Source::Hub(_)) if !Path::new(&self.weights).exists() => {}
-            Some(source) => self.weights = source.marked(),
-            None => {}
+        let marked = |text: &str| -> Result<String> {
+            Ok(match Source::parse(text, folder)? {
+                Source::Hub(_) if !Path::new(text).exists() => text.to_string(),
+                source => source.marked(),
+            })
+        };
+        if let Some(text) = self.named() {
+            self.weights = marked(text)?;
+        }
+        for text in &mut self.more_weights {
+            *text = marked(text)?;
         }
         if !self.tokenizer.is_empty() && self.tokenizer != BYTES {
             self.tokenizer = anchored(&self.tokenizer);

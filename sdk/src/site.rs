@@ -211,7 +211,7 @@ names! {
         NormBias = "norm-bias",
         /// Table of positions.
         Position = "position",
-        /// Class token.
+        /// Class token and registers.
         Class = "class",
         /// Logit scale and logit bias.
         Scale = "scale",

@@ -4,6 +4,7 @@
 //! parameters. Holds no weights and reads none.
 
 use crate::parameter::Init;
+use crate::regrid::Regrid;
 use crate::site::{At, Branch, Projection, Role, Tower};
 
 /// A dual encoder from outside: two towers and their joint space.
@@ -144,13 +145,15 @@ pub struct ParameterInfo {
 pub enum Origin {
     /// Stored in the base as it is used.
     Base,
-    /// A table of positions stored for another grid; resized bicubically (corners not aligned)
-    /// once, when the model is built. `special` rows in front keep their values.
+    /// A table of positions stored for another grid; resized once, when the model is built.
+    /// `special` rows in front keep their values.
     Resized {
         /// Rows in front that do not lie on the grid.
         special: usize,
         /// The grid that is used; the stored one is square.
         to: (usize, usize),
+        /// How.
+        by: Regrid,
     },
     /// Not in the base: made from the seed and kept in the overlay.
     Fresh(Init),

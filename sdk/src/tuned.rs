@@ -155,7 +155,7 @@ pub(crate) fn assemble(
         }
         let plugin = adapter.plugin.as_ref();
         let declared: Vec<_> = slots.iter().map(|s| (s, plugin.reads(s))).collect();
-        hooks.begin(label, &declared);
+        hooks.begin(label, &declared, &topology);
         let mut params = Params::new(
             &mut overlay,
             label,

@@ -6,7 +6,7 @@
 
 mod write;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -49,6 +49,7 @@ pub fn open_telling(recipe: &Recipe, progress: &dyn Progress) -> Result<Base> {
 /// The base with the values that are stored.
 fn stored(recipe: &Recipe, progress: &dyn Progress) -> Result<Base> {
     let backbone = recipe.backbone.plugin.as_ref();
+    let sources = recipe.weights.sources()?;
     if let Some(seed) = recipe.weights.random() {
         return random(&backbone.topology()?, seed);
     }
@@ -64,9 +65,10 @@ fn stored(recipe: &Recipe, progress: &dyn Progress) -> Result<Base> {
             ),
         });
     }
-    let source = Source::parse(&recipe.weights.weights, Path::new(""))?;
-    let files = source.files(Hub::of_process(), progress)?;
-    open_file(backbone, &files.weights)
+    let files = sources
+        .iter()
+        .map(|source| Ok(source.files(Hub::of_process(), progress)?.weights));
+    open_files(backbone, &files.collect::<Result<Vec<PathBuf>>>()?)
 }
 
 /// Where a recipe's weights are from, if they are there already: a plan is made before that, and
@@ -121,7 +123,9 @@ pub fn described(recipe: &Recipe, progress: &dyn Progress) -> Result<Recipe> {
                     ),
                 });
             }
-            if let Some(other) = others.first() {
+            // Of several sources the files beside the first say what one tower is of.
+            let alone = recipe.weights.more_weights.is_empty();
+            if let Some(other) = others.first().filter(|_| alone) {
                 return Err(Error::Recipe {
                     origin: "[backbone]".into(),
                     message: format!(
@@ -168,21 +172,27 @@ pub fn tokenizer_telling(recipe: &Recipe, progress: &dyn Progress) -> Result<Arc
     let plugin = recipe.backbone.plugin.as_ref();
     match recipe.weights.tokenizer.as_str() {
         BYTES => plugin.tokenizer(None),
-        "" => match recipe.weights.source()? {
-            None => plugin.tokenizer(None),
-            Some(source) => plugin.tokenizer(Some(&beside(&source, progress)?)),
+        "" => match recipe.weights.sources()?.as_slice() {
+            [] => plugin.tokenizer(None),
+            sources => plugin.tokenizer(Some(&beside(sources, progress)?)),
         },
         path => plugin.tokenizer(Some(Path::new(path))),
     }
 }
 
-/// The vocabulary beside the weights.
-fn beside(source: &Source, progress: &dyn Progress) -> Result<PathBuf> {
-    let found = source.tokenizer(Hub::of_process(), progress)?;
-    found.ok_or_else(|| Error::Recipe {
+/// The vocabulary beside the weights: that of the first source with one.
+fn beside(sources: &[Source], progress: &dyn Progress) -> Result<PathBuf> {
+    for source in sources {
+        if let Some(found) = source.tokenizer(Hub::of_process(), progress)? {
+            return Ok(found);
+        }
+    }
+    let names: Vec<String> = sources.iter().map(Source::to_string).collect();
+    Err(Error::Recipe {
         origin: "[backbone]".into(),
         message: format!(
-            "{source} has no vocabulary beside it, and weights from a file need the one they were trained with: tokenizer = \"FILE\", or \"{BYTES}\" for the backbone's own"
+            "{} has no vocabulary beside it, and weights from a file need the one they were trained with: tokenizer = \"FILE\", or \"{BYTES}\" for the backbone's own",
+            names.join(", ")
         ),
     })
 }
@@ -222,6 +232,52 @@ pub fn open_file(backbone: &dyn Backbone, path: &Path) -> Result<Base> {
             Ok(KeyMap::of(&layouts, checkpoint)?.read(checkpoint, &expected)?)
         },
     )
+}
+
+/// The base in several weight files together, each in the layout of which it has the most names.
+/// A layout need not name every tensor; the files together must hold each of them once. The
+/// digest of such a base is not kept beside a file, but computed when it is asked for.
+///
+/// # Errors
+/// As [`open`]; two files hold the same tensor.
+pub fn open_files(backbone: &dyn Backbone, paths: &[PathBuf]) -> Result<Base> {
+    if let [path] = paths {
+        return open_file(backbone, path);
+    }
+    let expected = expected(&backbone.topology()?);
+    let layouts = layouts(backbone)?;
+    let mut tensors: BTreeMap<String, (Frozen, &Path)> = BTreeMap::new();
+    for path in paths {
+        let checkpoint = Checkpoint::open(path)?;
+        let layout = KeyMap::of(&layouts, &checkpoint)?;
+        let named: BTreeSet<&str> = layout.entries.iter().map(|e| &*e.canonical).collect();
+        let own = expected.iter().filter(|e| named.contains(&*e.name));
+        let own: Vec<Expected> = own.cloned().collect();
+        for (name, tensor) in layout.read(&checkpoint, &own)? {
+            if let Some((_, other)) = tensors.get(&name) {
+                return Err(Error::wrong_use(format!(
+                    "`{name}` is in {} and in {}: leave one of them out",
+                    other.display(),
+                    path.display()
+                )));
+            }
+            tensors.insert(name, (tensor, path));
+        }
+    }
+    let missing = expected.iter().filter(|e| !tensors.contains_key(&e.name));
+    let missing: Vec<&str> = missing.map(|e| &*e.name).collect();
+    if let [first, ..] = missing[..] {
+        let paths: Vec<String> = paths.iter().map(|p| p.display().to_string()).collect();
+        return Err(Error::wrong_use(format!(
+            "{} tensors of the backbone are in none of {}: `{first}` is the first",
+            missing.len(),
+            paths.join(", ")
+        )));
+    }
+    let tensors = tensors
+        .into_iter()
+        .map(|(name, (tensor, _))| (name, tensor));
+    Ok(Base::from_frozen(tensors.collect()))
 }
 
 /// What the base must hold for a topology.

@@ -276,6 +276,23 @@ fn undeclared_reads_are_refused() {
         refused(ToyTask::default(), sly),
         "`sly` looks at text.final without saying so in `reads`"
     );
+    let curious = || {
+        let want = Want::Streams {
+            tower: Vision,
+            moments: vec![Moment::After(2)],
+        };
+        let adapter = Scripted::new("curious", vec![want], |_, _, hooks| {
+            let read = hooks.stream_at(Tap::text(At::Block(0)))?;
+            assert_eq!((read.width, read.grid), (8, None));
+            hooks.stream_at(Tap::text(At::Final)).map(|_| ())
+        });
+        let adapter = adapter.reading(|_| vec![Tap::text(At::Block(0))]);
+        vec![adapter.configured()]
+    };
+    assert_eq!(
+        refused(ToyTask::default(), curious),
+        "`curious` looks at text.final without saying so in `reads`"
+    );
     let deep = || {
         let moments = vec![Moment::After(2)];
         vec![reader("deep", Vision, moments, |_| Tap::text(At::Block(9))).configured()]

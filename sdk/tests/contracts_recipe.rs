@@ -334,3 +334,51 @@ fn a_path_is_relative_to_the_recipe_and_a_hub_id_to_nothing() {
     assert_eq!(weights("src/hub").unwrap(), "hf-hub:src/hub");
     assert!(weights("clip").unwrap_err().is_wrong_use());
 }
+
+#[test]
+fn weights_may_be_of_several_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("recipe.toml");
+    std::fs::write(&path, SMALL).unwrap();
+    let open = |settings: &[&str]| {
+        let settings: Vec<String> = settings.iter().map(|s| s.to_string()).collect();
+        Recipe::open_with(&path, &settings).unwrap()
+    };
+    let more = "backbone.more_weights=[\"b.safetensors\", \"org/name\"]";
+    let recipe = open(&["backbone.weights=a.safetensors", more]);
+    let inside = |path: &str| folder.path().join(path).display().to_string();
+    assert_eq!(recipe.weights.weights, inside("a.safetensors"));
+    assert_eq!(
+        recipe.weights.more_weights,
+        [inside("b.safetensors"), "org/name".into()]
+    );
+    let sources = recipe.weights.sources().unwrap();
+    let names: Vec<String> = sources.iter().map(|s| s.marked()).collect();
+    assert_eq!(
+        names,
+        [
+            inside("a.safetensors"),
+            inside("b.safetensors"),
+            "hf-hub:org/name".into()
+        ]
+    );
+    let table = recipe.to_table().unwrap();
+    let again = Recipe::from_table(table, "again").unwrap();
+    assert_eq!(again.weights, recipe.weights);
+    // Alone, nothing is written of it.
+    let table = open(&[]).to_table().unwrap();
+    assert!(
+        !table["backbone"]
+            .as_table()
+            .unwrap()
+            .contains_key("more_weights")
+    );
+
+    let random = open(&["backbone.weights=random:3", more]);
+    assert_eq!(
+        twinspan_sdk::weights::open(&random)
+            .unwrap_err()
+            .to_string(),
+        "[backbone]: more_weights stand beside weights from a file; these are `random:3`"
+    );
+}

@@ -56,6 +56,11 @@ pub struct ReferringSegmentation {
     pub dropout: f64,
     /// Whether three depths of the picture are gated by the sentence and fused.
     pub hierarchical: bool,
+    /// The vision tower's blocks, counted from 0, after which the first two of these depths are
+    /// taken; empty takes the ends of the first two stages. The third is the tower's end.
+    pub depths: Vec<usize>,
+    /// Whether the fused map is added to what becomes of it when it learns where its pixels are.
+    pub residual: bool,
     /// Whether the decoder is there.
     pub global: bool,
     /// A pixel belongs to the answer if its probability exceeds this.
@@ -99,6 +104,8 @@ impl Default for ReferringSegmentation {
             ffn: 512,
             dropout: 0.1,
             hierarchical: true,
+            depths: Vec::new(),
+            residual: false,
             global: true,
             threshold: 0.35,
             sentences: Sentences::Random,
@@ -142,6 +149,16 @@ impl Plugin for ReferringSegmentation {
             "hierarchical",
             "boolean",
             "hierarchical alignment: three depths of the picture, gated by the sentence, fused, with coordinates; without it the last depth alone, by one (transposed) convolution, batch norm and ReLU",
+        ),
+        Opt::new(
+            "depths",
+            "list of integers",
+            "hierarchical alignment: the two blocks of the vision tower, counted from 0, after which the first two depths are taken; empty (default) takes the ends of its first two stages; DETRIS has [4, 8] of 12 blocks and [8, 16] of 24",
+        ),
+        Opt::new(
+            "residual",
+            "boolean",
+            "hierarchical alignment: adds the fused map to what the convolutions with coordinates make of it, as DETRIS does; default false",
         ),
         Opt::new(
             "global",
@@ -210,10 +227,10 @@ impl ReferringSegmentation {
 }
 
 impl Task for ReferringSegmentation {
-    /// The vision tower after stages 1 and 2 and at its end; the words; the
+    /// The vision tower after stages 1 and 2, or the blocks that are named, and at its end; the words; the
     /// sentence. What the options leave out is not read.
     fn reads(&self, topology: &Topology) -> Result<Vec<Tap>> {
-        Ok(head::reads(self, &Maps::of(topology)?))
+        Ok(head::reads(self, &Maps::of(&self.depths, topology)?))
     }
 
     fn head(&self, topology: &Topology, params: &mut Params) -> Result<Box<dyn Head>> {

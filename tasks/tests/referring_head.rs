@@ -119,6 +119,17 @@ fn what_cannot_be_a_head_is_refused() {
         }),
         "task `referring-segmentation`: `layers` must be above 0"
     );
+    for depths in [vec![1], vec![1, 0], vec![1, 3], vec![0, 1, 2]] {
+        assert_eq!(
+            said(ReferringSegmentation {
+                depths: depths.clone(),
+                ..Default::default()
+            }),
+            format!(
+                "task `referring-segmentation`: `depths` must be two blocks of the 3 of the vision tower, counted from 0, the first before the second; got {depths:?}"
+            )
+        );
+    }
     let task = ReferringSegmentation::default();
     let uneven = topology((5, 5), (7, 2), (6, 1), 10, 6);
     assert!(refusal(&task, &uneven).ends_with("this one's are 5 x 5, 2 x 2 and 1 x 1"));
@@ -435,6 +446,61 @@ fn a_sentence_s_padding_changes_nothing() {
     words[40] += 1.0;
     values[3] = Tensor::from_slice(&words, (2, 5, 10), &Device::Cpu).unwrap();
     assert_ne!(logits(&values), before);
+}
+
+#[test]
+fn the_residual_adds_the_fused_map() {
+    let fits = topology((5, 4), (7, 2), (6, 1), 10, 6);
+    let features: Vec<Tensor> = features().into_iter().map(|(_, value)| value).collect();
+    let neck = |residual: bool, still: bool| {
+        let task = ReferringSegmentation {
+            residual,
+            ..small()
+        };
+        let (overlay, head) = build(&task, &fits);
+        for (name, trained) in &overlay.trained {
+            let place = name.contains("neck.place.1.norm");
+            let value = drawn(name, trained.var.dims());
+            let value = if place && still {
+                value.zeros_like().unwrap()
+            } else {
+                value
+            };
+            trained.var.set(&value).unwrap();
+        }
+        let trace = head
+            .trace(&streams(&features), &mut Pass::predict())
+            .unwrap();
+        assert_eq!(trace[0].0, "neck");
+        trace[0].1.flatten_all().unwrap().to_vec1::<f64>().unwrap()
+    };
+    // With a last norm of zeros, what the convolutions make of the map is zero.
+    let merged = neck(true, true);
+    assert!(neck(false, true).iter().all(|value| *value == 0.0));
+    assert!(merged.iter().any(|value| *value != 0.0));
+    let sum = neck(false, false)
+        .into_iter()
+        .zip(&merged)
+        .map(|(a, b)| a + b);
+    assert_eq!(neck(true, false), sum.collect::<Vec<f64>>());
+}
+
+#[test]
+fn depths_may_be_named() {
+    let fits = topology((5, 4), (7, 2), (6, 1), 10, 6);
+    let mut fits = fits.clone();
+    // A tower of one stage more: its own stages would be refused.
+    fits.vision.stages.push(3);
+    let task = ReferringSegmentation {
+        depths: vec![0, 2],
+        ..Default::default()
+    };
+    let taps = task.reads(&fits).unwrap();
+    assert_eq!(
+        taps[..2],
+        [Tap::vision(At::Block(0)), Tap::vision(At::Block(2))]
+    );
+    assert!(ReferringSegmentation::default().reads(&fits).is_err());
 }
 
 #[test]

@@ -216,7 +216,7 @@ impl Architecture {
         };
         Ok(Model {
             vision,
-            text: self.text(joint)?,
+            text: self.text.check(CHECK, self.activation, joint)?,
             joint,
         })
     }
@@ -253,40 +253,43 @@ impl Architecture {
             },
         })
     }
+}
 
-    fn text(&self, joint: usize) -> Result<Text> {
-        let sizes = &self.text;
-        let vocabulary = CHECK.within("text.vocabulary", sizes.vocabulary, MOST_TOKENS)?;
+impl TextSizes {
+    /// The text tower of the backbone that `check` names, whose joint space is `joint` wide, if
+    /// its sizes fit together.
+    pub(crate) fn check(&self, check: Check, activation: Activation, joint: usize) -> Result<Text> {
+        let vocabulary = check.within("text.vocabulary", self.vocabulary, MOST_TOKENS)?;
         let blocks = Blocks {
             tower: "text",
-            width: sizes.width,
-            heads: sizes.heads,
+            width: self.width,
+            heads: self.heads,
             head_width: None,
-            mlp: sizes.mlp,
-            activation: self.activation,
-            causal: !sizes.no_causal_mask,
+            mlp: self.mlp,
+            activation,
+            causal: !self.no_causal_mask,
             eps: EPS,
         };
         Ok(Text {
-            layers: CHECK.within("text.layers", sizes.layers, MOST_LAYERS)?,
-            block: CHECK.blocks(blocks)?,
-            context: CHECK.within("text.context", sizes.context, MOST_TOKENS)?,
+            layers: check.within("text.layers", self.layers, MOST_LAYERS)?,
+            block: check.blocks(blocks)?,
+            context: check.within("text.context", self.context, MOST_TOKENS)?,
             vocabulary,
             joint,
             projection: Projected::With {
-                bias: sizes.joint_bias,
+                bias: self.joint_bias,
             },
-            reading: match (sizes.last, sizes.end) {
+            reading: match (self.last, self.end) {
                 (Some(_), Some(_)) => {
-                    return Err(CHECK.wrong(
+                    return Err(check.wrong(
                         "text.last and text.end say where a sentence is read: give one of them",
                     ));
                 }
                 (Some(LastToken { padding, end }), None) => Reading::Last {
-                    padding: CHECK.id("text.last.padding", padding, vocabulary)?,
-                    end: CHECK.id("text.last.end", end, vocabulary)?,
+                    padding: check.id("text.last.padding", padding, vocabulary)?,
+                    end: check.id("text.last.end", end, vocabulary)?,
                 },
-                (None, Some(end)) => Reading::End(CHECK.id("text.end", end, vocabulary)?),
+                (None, Some(end)) => Reading::End(check.id("text.end", end, vocabulary)?),
                 (None, None) => Reading::Highest,
             },
         })

@@ -54,7 +54,8 @@ fn open_clip(name: &'static str, model: &Model, prefix: &str, text_prefix: &str)
     }
 }
 
-fn text(entries: &mut Entries, text: &Text, prefix: &str) {
+/// The text tower of OpenAI's and open_clip's state dicts, each name behind `prefix`.
+pub(crate) fn text(entries: &mut Entries, text: &Text, prefix: &str) {
     let external = |name: &str| format!("{prefix}{name}");
     entries.layer("text.token", &external("token_embedding"), WEIGHT);
     entries.whole("text.position", &external("positional_embedding"));
@@ -144,10 +145,8 @@ fn openai_resnet(entries: &mut Entries, resnet: &Resnet, visual: &str) {
     }
 }
 
-/// The layout of `CLIPModel` in Hugging Face's transformers, which has vision transformers only.
-pub(super) fn transformers(vit: &Vit, text: &Text) -> KeyMap {
-    let mut entries = Entries::default();
-    entries.leading("logit_scale", "logit_scale", 0);
+/// The text tower of `CLIPModel` in Hugging Face's transformers.
+pub(crate) fn transformers_text(entries: &mut Entries, text: &Text) {
     let embeddings = "text_model.embeddings";
     entries.layer(
         "text.token",
@@ -161,7 +160,13 @@ pub(super) fn transformers(vit: &Vit, text: &Text) -> KeyMap {
     entries.transformers_blocks(Tower::Text, text.layers, "text_model.");
     entries.layer("text.norm", "text_model.final_layer_norm", BOTH);
     entries.layer("text.joint", "text_projection", WEIGHT);
+}
 
+/// The layout of `CLIPModel` in Hugging Face's transformers, which has vision transformers only.
+pub(super) fn transformers(vit: &Vit, text: &Text) -> KeyMap {
+    let mut entries = Entries::default();
+    entries.leading("logit_scale", "logit_scale", 0);
+    transformers_text(&mut entries, text);
     let embeddings = "vision_model.embeddings";
     entries.layer(
         "vision.patch",

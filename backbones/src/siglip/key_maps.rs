@@ -72,7 +72,7 @@ pub(super) fn open_clip(model: &Model) -> KeyMap {
     entries.layer("vision.patch", &trunk("patch_embed.proj"), BOTH);
     entries.leading("vision.position", &trunk("pos_embed"), 1);
     let width = model.vision.block.width;
-    entries.timm_blocks(Tower::Vision, model.vision.layers, width, "visual.trunk");
+    entries.timm_blocks(Tower::Vision, model.vision.layers, width, &trunk(""));
     entries.layer("vision.norm_out", &trunk("norm"), BOTH);
     let pool = |name: &str| trunk(&format!("attn_pool.{name}"));
     entries.leading("vision.pool.probe", &pool("latent"), 2);

@@ -24,7 +24,7 @@ use twinspan_sdk::topology::{Origin, Topology};
 use twinspan_sdk::weights;
 
 /// Element `i` of the raw values of `name`, in [-1, 1).
-fn raw(name: &str, i: u64) -> f64 {
+pub fn raw(name: &str, i: u64) -> f64 {
     let key = name.bytes().fold(0xcbf2_9ce4_8422_2325, |h: u64, byte| {
         (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });

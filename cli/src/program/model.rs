@@ -74,12 +74,21 @@ impl Model {
         if let Some(tokenizer) = &args.tokenizer {
             recipe.weights.tokenizer = tokenizer.display().to_string();
         } else if !recipe.weights.tokenizer.is_empty() && recipe.weights.tokenizer != BYTES {
-            is_there(&recipe.weights.tokenizer, "tokenizer")?;
+            is_there(
+                &recipe.weights.tokenizer,
+                "say where it is with --tokenizer",
+            )?;
         }
-        if args.weights.is_none()
-            && let Some(Source::Path(path)) = recipe.weights.source()?
-        {
-            is_there(&path.display().to_string(), "weights")?;
+        let named = usize::from(args.weights.is_some());
+        let sources = recipe.weights.sources()?.into_iter().enumerate();
+        for (i, source) in sources.skip(named) {
+            let help = match i {
+                0 => "say where it is with --weights",
+                _ => "write where it is into more_weights of the model's recipe.toml",
+            };
+            if let Source::Path(path) = source {
+                is_there(&path.display().to_string(), help)?;
+            }
         }
         let kit = kit(&recipe, &compute)?;
         let base = weights::open_telling(&recipe, &DownloadProgress::default())?;
@@ -113,12 +122,12 @@ impl Model {
     }
 }
 
-/// Says by which option a file that has moved since training is named.
-fn is_there(path: &str, option: &str) -> Result<(), Failure> {
+/// Says how a file that has moved since training is named.
+fn is_there(path: &str, help: &str) -> Result<(), Failure> {
     match Path::new(path).exists() {
         true => Ok(()),
         false => Err(Failure::Sdk(Error::plugin(format!(
-            "{path}, with which the model was made, is not there: say where it is with --{option}"
+            "{path}, with which the model was made, is not there: {help}"
         )))),
     }
 }

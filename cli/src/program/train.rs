@@ -22,9 +22,11 @@ pub fn run(args: &TrainArgs) -> Result<(), Failure> {
     };
     let run = Run::claim(&args.out, start)?;
     let mut recipe = Recipe::open_adapted(&args.recipe, args.adapters.as_deref(), &args.set)?;
-    let paths = [&recipe.weights.weights, &recipe.weights.tokenizer].map(Path::new);
+    let weights = &recipe.weights;
+    let paths = [&weights.weights, &weights.tokenizer].into_iter();
+    let paths = paths.chain(&weights.more_weights).map(Path::new);
     let source = args.data.source();
-    model::spares(&args.out, paths.into_iter().chain([source.path.as_path()]))?;
+    model::spares(&args.out, paths.chain([source.path.as_path()]))?;
     let downloads = DownloadProgress::default();
     recipe = weights::described(&recipe, &downloads)?;
     // From here on the recipe, which the model folder keeps, says what it took from the data.

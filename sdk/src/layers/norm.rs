@@ -62,8 +62,8 @@ impl LayerNorm {
     }
 }
 
-/// Batch norm over all but the second dimension (Ioffe and Szegedy, 2015), eps 1e-5, momentum
-/// 0.1, unbiased running variance.
+/// Batch norm over all but the second dimension (Ioffe and Szegedy, 2015), eps 1e-5 unless said
+/// otherwise, momentum 0.1, unbiased running variance.
 #[derive(Clone, Debug)]
 pub struct BatchNorm {
     weight: Parameter,
@@ -71,6 +71,7 @@ pub struct BatchNorm {
     mean: Buffer,
     var: Buffer,
     trains: bool,
+    eps: f64,
 }
 
 impl BatchNorm {
@@ -88,6 +89,7 @@ impl BatchNorm {
             mean,
             var,
             trains,
+            eps: EPS,
         })
     }
 
@@ -102,7 +104,14 @@ impl BatchNorm {
             mean: params.buffer("running_mean", &[width], Init::Zeros)?,
             var: params.buffer("running_var", &[width], Init::Ones)?,
             trains: true,
+            eps: EPS,
         })
+    }
+
+    /// The same with another eps.
+    #[must_use]
+    pub fn with_eps(self, eps: f64) -> Self {
+        Self { eps, ..self }
     }
 
     /// `[B, C, ..]` normed; in training the running statistics are noted in the pass.
@@ -113,9 +122,9 @@ impl BatchNorm {
         let (weight, bias) = (self.weight.tensor(pass)?, self.bias.tensor(pass)?);
         let (mean, var) = (self.mean.tensor(), self.var.tensor());
         if !(pass.train && self.trains) {
-            return Ok(ops::batch_norm(x, &mean, &var, &weight, &bias, EPS)?);
+            return Ok(ops::batch_norm(x, &mean, &var, &weight, &bias, self.eps)?);
         }
-        let (y, batch) = ops::batch_norm_train(x, &weight, &bias, EPS)?;
+        let (y, batch) = ops::batch_norm_train(x, &weight, &bias, self.eps)?;
         let blend = |old: &Tensor, new: &Tensor| (old * (1.0 - MOMENTUM))? + (new * MOMENTUM)?;
         pass.update(&self.mean, blend(&mean, &batch.mean)?);
         pass.update(&self.var, blend(&var, &batch.var_unbiased)?);

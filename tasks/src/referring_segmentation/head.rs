@@ -43,7 +43,7 @@ impl AlignmentHead {
         topology: &Topology,
         params: &mut Params,
     ) -> Result<Self> {
-        let maps = Maps::of(topology)?;
+        let maps = Maps::of(&task.depths, topology)?;
         let state = topology.joint;
         let neck = Neck::make(task, &maps, state, &mut params.within("neck"))?;
         let words = (topology.text.context, topology.text.last.width);

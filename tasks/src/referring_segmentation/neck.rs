@@ -27,18 +27,32 @@ pub(super) struct Maps {
 }
 
 impl Maps {
+    /// The maps after the blocks `depths`, or after the first two stages where
+    /// none is named, and at the end.
+    ///
     /// # Errors
-    /// The vision tower does not have three stages whose grids are whole
-    /// multiples of each other, the finest first.
-    pub fn of(topology: &Topology) -> Result<Self> {
+    /// `depths` are not two blocks of the vision tower, the first before the
+    /// second. The tower does not have three stages, or the maps' grids are not
+    /// whole multiples of each other, the finest first.
+    pub fn of(depths: &[usize], topology: &Topology) -> Result<Self> {
         let vision = &topology.vision;
         let wrong = |found: String| {
             Error::wrong_use(format!(
                 "task `referring-segmentation` needs a vision tower with three stages on grids of which the first is a multiple of the second and the second of the last; {found}"
             ))
         };
-        let [first, second, _] = vision.stages[..] else {
-            return Err(wrong(format!("this one has {}", vision.stages.len())));
+        let (first, second) = match (depths, &vision.stages[..]) {
+            ([], &[first, second, _]) => (first, second),
+            ([], stages) => return Err(wrong(format!("this one has {}", stages.len()))),
+            (&[first, second], _) if first < second && second < vision.blocks.len() => {
+                (first, second)
+            }
+            _ => {
+                return Err(Error::wrong_use(format!(
+                    "task `referring-segmentation`: `depths` must be two blocks of the {} of the vision tower, counted from 0, the first before the second; got {depths:?}",
+                    vision.blocks.len()
+                )));
+            }
         };
         let stream = |block: usize| vision.blocks.get(block).map(|b| b.stream);
         let streams = [stream(first), stream(second), Some(vision.last)];
@@ -133,6 +147,7 @@ struct Fusion {
     merge: ConvBlock,
     coordinates: Tensor,
     place: [ConvBlock; 2],
+    residual: bool,
 }
 
 impl Fusion {
@@ -159,6 +174,7 @@ impl Fusion {
                 ConvBlock::same(&mut params.within("place.0"), width + 2, width, 3)?,
                 ConvBlock::same(&mut params.within("place.1"), width, width, 3)?,
             ],
+            residual: task.residual,
         })
     }
 
@@ -188,6 +204,10 @@ impl Fusion {
             .contiguous()?;
         let placed = ops::concat(&map, &coordinates, 1)?;
         let placed = self.place[0].forward(&placed, pass)?;
-        self.place[1].forward(&placed, pass)
+        let placed = self.place[1].forward(&placed, pass)?;
+        match self.residual {
+            true => Ok(ops::add(&placed, &map)?),
+            false => Ok(placed),
+        }
     }
 }

@@ -1,0 +1,138 @@
+//! The TextAdapter of DETRIS (Huang et al., AAAI 2025, arXiv 2501.08580): beside the MLP of a text
+//! block, convolutions over neighbouring words.
+//!
+//! With x the block's stream behind its attention, not normed, `[B, N, D]`, and x0' all but the
+//! first of its words:
+//!
+//! ```text
+//! x0  = ReLU(x·downᵀ)                                  D to d
+//! out = ([first word of x0, branches(x0')] + x0)·upᵀ   d to D, see the file `dense`
+//! mlp'(x) = mlp(x) + s·out
+//! ```
+//!
+//! The first word is the start token; it passes the branches by and counts twice. Batch norms run
+//! over all positions behind it, padding included, as released. Prompts of other adapters are
+//! neither read nor changed.
+//!
+//! Default sites: the MLP of every text block; the published models take every second one. It is
+//! not the identity at the start, which is PyTorch's for every layer. Owns what is done with the
+//! words; the branches are the file `dense`'s.
+
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+use twinspan_sdk::adapter::{Adapter, BranchSlot, Idle, Installed, Slot, Want};
+use twinspan_sdk::hooks::{BranchHook, BranchView, Hooks};
+use twinspan_sdk::layers::Linear;
+use twinspan_sdk::parameter::Params;
+use twinspan_sdk::pass::Pass;
+use twinspan_sdk::plugin::{Opt, Plugin};
+use twinspan_sdk::site::{Branch, Sites, Tower};
+use twinspan_sdk::{Error, Result, ops, register};
+
+use crate::dense::{self, Branches, Over, Start};
+
+/// Convolutions over neighbouring words.
+///
+/// ```
+/// use twinspan_adapters::text_adapter::TextAdapter;
+/// use twinspan_sdk::site::Sites;
+///
+/// let adapter = TextAdapter {
+///     sites: Sites { blocks: vec![1, 3, 5, 7, 9, 11], ..Default::default() },
+///     ..Default::default()
+/// };
+/// assert_eq!((adapter.dim, adapter.factor), (64, 0.2));
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TextAdapter {
+    /// Channels of the branches, d: a multiple of 16.
+    pub dim: usize,
+    /// How much of the output is added, s.
+    pub factor: f64,
+    /// Where, within the text tower.
+    pub sites: Sites,
+}
+
+impl Default for TextAdapter {
+    fn default() -> Self {
+        Self {
+            dim: 64,
+            factor: 0.2,
+            sites: Sites::default(),
+        }
+    }
+}
+
+impl Plugin for TextAdapter {
+    const NAME: &'static str = "text-adapter";
+    const ABOUT: &'static str = "convolutions over neighbouring words (DETRIS, Huang et al., 2025)";
+    const OPTIONS: &'static [Opt] = &[
+        Opt::new("dim", "integer", "channels of the branches; divided by 16"),
+        Opt::new("factor", "number", "how much of the output is added"),
+        Opt::sites("text tower, MLP"),
+    ];
+}
+
+impl Adapter for TextAdapter {
+    fn wants(&self) -> Vec<Want> {
+        vec![Want::Branches {
+            sites: dense::within(Tower::Text, &self.sites),
+            default: &[Branch::Mlp],
+        }]
+    }
+
+    fn install(&self, slots: &[Slot], params: &mut Params, hooks: &mut Hooks) -> Result<Installed> {
+        dense::check(params.owner(), self.dim, self.factor)?;
+        dense::check_towers(params.owner(), Tower::Text, &self.sites)?;
+        for slot in slots.iter().filter_map(Slot::branch) {
+            let place = format!("{}.blocks.{}.{}", slot.tower, slot.block, slot.branch);
+            let neighbours = self.neighbours(slot, &mut params.within(place))?;
+            hooks.branch(slot, neighbours);
+        }
+        Ok(Box::new(Idle))
+    }
+}
+
+impl TextAdapter {
+    fn neighbours(&self, slot: &BranchSlot, params: &mut Params) -> Result<Neighbours> {
+        let (width, d) = (slot.width, self.dim);
+        Ok(Neighbours {
+            down: Start::Uniform.linear(&mut params.within("down"), width, d)?,
+            branches: Branches::make(params, Over::Line, d, Start::Uniform)?,
+            up: Start::Uniform.linear(&mut params.within("up"), d, width)?,
+            factor: self.factor,
+        })
+    }
+}
+
+/// The adapter beside one MLP.
+struct Neighbours {
+    down: Linear,
+    branches: Branches,
+    up: Linear,
+    factor: f64,
+}
+
+impl BranchHook for Neighbours {
+    fn forward(&self, view: BranchView, output: &Tensor, pass: &mut Pass) -> Result<Tensor> {
+        let words = view.stream.with(view.input.clone()).content()?;
+        let narrow = ops::relu(&self.down.forward(&words, pass)?)?;
+        let (_, n, _) = narrow.dims3()?;
+        if n < 2 {
+            return Err(Error::plugin(
+                "a sentence of one token has no words behind its start",
+            ));
+        }
+        let start = narrow.narrow(1, 0, 1)?;
+        let line = narrow.narrow(1, 1, n - 1)?.transpose(1, 2)?.unsqueeze(2)?;
+        let line = self.branches.forward(&line, pass)?;
+        let y = ops::concat(&start, &line.squeeze(2)?.transpose(1, 2)?, 1)?;
+        let y = ops::add(&y, &narrow)?;
+        let out = (self.up.forward(&y, pass)? * self.factor)?;
+        let changed = view.stream.with(output.clone()).add_to_content(&out)?;
+        Ok(changed.data)
+    }
+}
+
+register!(adapter: TextAdapter);
