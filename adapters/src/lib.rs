@@ -9,7 +9,12 @@
 //! | [`bridger`] | lets the towers see each other at stages (ETRIS) | both streams | not the identity | no |
 //! | [`lora`] | low-rank updates of weights, LoRA+ and rsLoRA | projections | identity | yes |
 //! | [`unfreeze`] | trains what is there: BitFit, norms, positions, all | existing parameters | identity | yes |
+//!
+//! [`bottleneck`] holds the arithmetic that several of them share, [`setting`] their numbers in
+//! recipes.
 
+pub mod bottleneck;
 pub mod bridger;
 pub mod lora;
+pub mod setting;
 pub mod unfreeze;
