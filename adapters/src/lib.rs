@@ -6,6 +6,7 @@
 //!
 //! | name | what it is | acts on | start | folds |
 //! |---|---|---|---|---|
+//! | [`adapter`] | bottlenecks as Houlsby, Pfeiffer and AdaptFormer place them | branches, projections | near the identity; in parallel the identity | no |
 //! | [`bridger`] | lets the towers see each other at stages (ETRIS) | both streams | not the identity | no |
 //! | [`lora`] | low-rank updates of weights, LoRA+ and rsLoRA | projections | identity | yes |
 //! | [`unfreeze`] | trains what is there: BitFit, norms, positions, all | existing parameters | identity | yes |
@@ -13,6 +14,7 @@
 //! [`bottleneck`] holds the arithmetic that several of them share, [`setting`] their numbers in
 //! recipes.
 
+pub mod adapter;
 pub mod bottleneck;
 pub mod bridger;
 pub mod lora;

@@ -31,6 +31,12 @@ fn no_law_is_broken_and_what_is_skipped_is_known() {
     let broken = of(|o| matches!(o, Outcome::Broken(_)));
     assert!(broken.is_empty(), "{}", table(&broken));
     insta::assert_snapshot!(table(&of(|o| matches!(o, Outcome::Skipped(_)))), @"
+    adapter adapter on toy, identity at the start: skipped, it declares no identity at the start
+    adapter adapter on toy, merged: skipped, it does not declare to be mergeable
+    adapter adapter on pocket, identity at the start: skipped, it declares no identity at the start
+    adapter adapter on pocket, merged: skipped, it does not declare to be mergeable
+    adapter adapter on siglip, identity at the start: skipped, it declares no identity at the start
+    adapter adapter on siglip, merged: skipped, it does not declare to be mergeable
     adapter bridger on toy, identity at the start: skipped, it declares no identity at the start
     adapter bridger on toy, merged: skipped, it does not declare to be mergeable
     adapter bridger on pocket, identity at the start: skipped, it declares no identity at the start
