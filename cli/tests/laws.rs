@@ -43,6 +43,9 @@ fn no_law_is_broken_and_what_is_skipped_is_known() {
     adapter bridger on pocket, merged: skipped, it does not declare to be mergeable
     adapter bridger on siglip, identity at the start: skipped, it declares no identity at the start
     adapter bridger on siglip, merged: skipped, it does not declare to be mergeable
+    adapter convpass on toy, merged: skipped, it does not declare to be mergeable
+    adapter convpass on pocket, merged: skipped, it does not declare to be mergeable
+    adapter convpass on siglip, merged: skipped, it does not declare to be mergeable
     task classification on toy, gradients: skipped, its head has no parameters
     task classification on pocket, gradients: skipped, its head has no parameters
     task classification on siglip, gradients: skipped, its head has no parameters
