@@ -8,6 +8,7 @@
 //! |---|---|---|---|---|
 //! | [`adapter`] | bottlenecks as Houlsby, Pfeiffer and AdaptFormer place them | branches, projections | near the identity; in parallel the identity | no |
 //! | [`bridger`] | lets the towers see each other at stages (ETRIS) | both streams | not the identity | no |
+//! | [`compacter`] | the same of Kronecker products that share a factor | branches, projections | near the identity | no |
 //! | [`convpass`] | convolutional bypasses of a vision transformer | branches on a grid | identity | no |
 //! | [`lora`] | low-rank updates of weights, LoRA+ and rsLoRA | projections | identity | yes |
 //! | [`unfreeze`] | trains what is there: BitFit, norms, positions, all | existing parameters | identity | yes |
@@ -18,6 +19,7 @@
 pub mod adapter;
 pub mod bottleneck;
 pub mod bridger;
+pub mod compacter;
 pub mod convpass;
 pub mod lora;
 pub mod setting;

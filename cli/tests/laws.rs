@@ -43,6 +43,12 @@ fn no_law_is_broken_and_what_is_skipped_is_known() {
     adapter bridger on pocket, merged: skipped, it does not declare to be mergeable
     adapter bridger on siglip, identity at the start: skipped, it declares no identity at the start
     adapter bridger on siglip, merged: skipped, it does not declare to be mergeable
+    adapter compacter on toy, identity at the start: skipped, it declares no identity at the start
+    adapter compacter on toy, merged: skipped, it does not declare to be mergeable
+    adapter compacter on pocket, identity at the start: skipped, it declares no identity at the start
+    adapter compacter on pocket, merged: skipped, it does not declare to be mergeable
+    adapter compacter on siglip, identity at the start: skipped, it declares no identity at the start
+    adapter compacter on siglip, merged: skipped, it does not declare to be mergeable
     adapter convpass on toy, merged: skipped, it does not declare to be mergeable
     adapter convpass on pocket, merged: skipped, it does not declare to be mergeable
     adapter convpass on siglip, merged: skipped, it does not declare to be mergeable
