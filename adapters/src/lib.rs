@@ -7,7 +7,11 @@
 //! | name | what it is | acts on | start | folds |
 //! |---|---|---|---|---|
 //! | [`adalora`] | low-rank updates that share a budget of ranks | projections | identity | yes |
+//! | [`adapter`] | bottlenecks as Houlsby, Pfeiffer and AdaptFormer place them | branches, projections | near the identity; in parallel the identity | no |
 //! | [`bridger`] | lets the towers see each other at stages (ETRIS) | both streams | not the identity | no |
+//! | [`compacter`] | the same of Kronecker products that share a factor | branches, projections | near the identity | no |
+//! | [`conv_adapter`] | depth-wise bottlenecks of convolutional stages | convolutions, branches on a grid | identity | no |
+//! | [`convpass`] | convolutional bypasses of a vision transformer | branches on a grid | identity | no |
 //! | [`dense_aligner`] | convolutions over patches that look at the final words (DETRIS) | vision MLPs, reads words | not the identity | no |
 //! | [`dora`] | low-rank updates of directions, and lengths, of weights | projections | identity | yes |
 //! | [`lora`] | low-rank updates of weights, LoRA+, rsLoRA and PiSSA | projections | identity | yes |
@@ -16,13 +20,20 @@
 //! | [`vera`] | vectors around one shared pair of random matrices | projections | identity | yes |
 
 pub mod adalora;
+pub mod adapter;
+pub mod bottleneck;
 pub mod bridger;
 mod by_site;
+pub mod compacter;
+pub mod conv_adapter;
+pub mod convpass;
 mod dense;
 pub mod dense_aligner;
+mod depthwise;
 pub mod dora;
 pub mod lora;
 mod low_rank;
+pub mod setting;
 mod singular;
 pub mod text_adapter;
 pub mod unfreeze;

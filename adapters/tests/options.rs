@@ -57,11 +57,28 @@ fn a_wrong_choice_is_answered_with_the_choices() {
         zoom.contains("`conv-interpolate`") && zoom.contains("`mlp`"),
         "{zoom}"
     );
+    let placement = wrong("adapter", "placement = \"before\"");
+    assert!(
+        placement.contains("`houlsby`") && placement.contains("`parallel`"),
+        "{placement}"
+    );
+    let width = wrong("adapter", "width = \"wide\"");
+    assert!(width.contains("expected a number or `auto`"), "{width}");
     let roles = wrong("unfreeze", "roles = [\"biases\"]");
     assert!(
         roles.contains("`bias`") && roles.contains("`all`"),
         "{roles}"
     );
+}
+
+#[test]
+fn a_number_that_is_left_open_is_written_as_auto() {
+    let of = |text: &str| configured::<AdapterEntry>("adapter", text.parse().unwrap());
+    assert_eq!(of("").unwrap().options["width"].as_str(), Some("auto"));
+    let set = of("width = 4\nscale = 1").unwrap().options;
+    assert_eq!(set["width"].as_integer(), Some(4));
+    assert_eq!(set["scale"].as_float(), Some(1.0));
+    assert_eq!(set["dropout"].as_str(), Some("auto"));
 }
 
 #[test]

@@ -95,8 +95,10 @@ fn words_are_found_in_every_spelling() {
 
 #[test]
 fn no_sdk_backbone_or_task_code_names_an_adapter() {
-    let adapters = registry::names::<AdapterEntry>().unwrap();
+    let mut adapters = registry::names::<AdapterEntry>().unwrap();
     assert!(adapters.contains(&"bridger"));
+    // One bears the name of its kind, which everyone may say.
+    adapters.retain(|name| *name != AdapterEntry::KIND);
     let found = naming(&["sdk/src", "backbones/src", "tasks/src"], &adapters);
     assert!(found.is_empty(), "{}", found.join("\n"));
 }

@@ -3,9 +3,10 @@
 
 use twinspan as _;
 use twinspan::sdk::backbone::Backbone;
+use twinspan::sdk::expression;
 use twinspan::sdk::registry::{self, BackboneEntry, Configured};
 use twinspan::sdk::testkit::Toy;
-use twinspan::sdk::testkit::laws::{Outcome, Verdict, of_registry, table};
+use twinspan::sdk::testkit::laws::{Outcome, Verdict, of_adapter, of_registry, table};
 
 /// A small SigLIP, whose pictures have 3 pixels beside the last whole patch.
 fn siglip() -> Configured<dyn Backbone> {
@@ -30,32 +31,102 @@ fn no_law_is_broken_and_what_is_skipped_is_known() {
     };
     let broken = of(|o| matches!(o, Outcome::Broken(_)));
     assert!(broken.is_empty(), "{}", table(&broken));
-    insta::assert_snapshot!(table(&of(|o| matches!(o, Outcome::Skipped(_)))), @"
-    adapter bridger on toy, identity at the start: skipped, it declares no identity at the start
-    adapter bridger on toy, merged: skipped, it does not declare to be mergeable
-    adapter bridger on pocket, identity at the start: skipped, it declares no identity at the start
-    adapter bridger on pocket, merged: skipped, it does not declare to be mergeable
-    adapter bridger on siglip, identity at the start: skipped, it declares no identity at the start
-    adapter bridger on siglip, merged: skipped, it does not declare to be mergeable
-    adapter dense-aligner on toy, identity at the start: skipped, it declares no identity at the start
-    adapter dense-aligner on toy, merged: skipped, it does not declare to be mergeable
-    adapter dense-aligner on pocket, identity at the start: skipped, it declares no identity at the start
-    adapter dense-aligner on pocket, merged: skipped, it does not declare to be mergeable
-    adapter dense-aligner on siglip, identity at the start: skipped, it declares no identity at the start
-    adapter dense-aligner on siglip, merged: skipped, it does not declare to be mergeable
-    adapter text-adapter on toy, identity at the start: skipped, it declares no identity at the start
-    adapter text-adapter on toy, merged: skipped, it does not declare to be mergeable
-    adapter text-adapter on pocket, identity at the start: skipped, it declares no identity at the start
-    adapter text-adapter on pocket, merged: skipped, it does not declare to be mergeable
-    adapter text-adapter on siglip, identity at the start: skipped, it declares no identity at the start
-    adapter text-adapter on siglip, merged: skipped, it does not declare to be mergeable
-    task classification on toy, gradients: skipped, its head has no parameters
-    task classification on pocket, gradients: skipped, its head has no parameters
-    task classification on siglip, gradients: skipped, its head has no parameters
-    task referring-segmentation on toy, gradients: skipped, task `referring-segmentation`: `words` must lie between 3 and 12, the backbone's longest sentence; got 17
-    task referring-segmentation on toy, saved and loaded: skipped, task `referring-segmentation`: `words` must lie between 3 and 12, the backbone's longest sentence; got 17
-    task retrieval on toy, gradients: skipped, its head has no parameters
-    task retrieval on pocket, gradients: skipped, its head has no parameters
-    task retrieval on siglip, gradients: skipped, its head has no parameters
-    ");
+    insta::assert_snapshot!(skipped(&verdicts), @"");
+}
+
+/// What was skipped, those of one plugin and reason in one line.
+fn skipped(verdicts: &[Verdict]) -> String {
+    let mut backbones: Vec<((&str, &str, String, &str), Vec<&str>)> = Vec::new();
+    for verdict in verdicts {
+        let Outcome::Skipped(why) = &verdict.outcome else {
+            continue;
+        };
+        let law = verdict.law.to_string();
+        let key = (verdict.kind, verdict.plugin.as_str(), law, why.as_str());
+        let backbone = verdict.backbone.unwrap_or_default();
+        match backbones.iter_mut().find(|(other, _)| *other == key) {
+            Some((_, list)) => list.push(backbone),
+            None => backbones.push((key, vec![backbone])),
+        }
+    }
+    let mut lines: Vec<((String, String), Vec<String>)> = Vec::new();
+    for ((kind, plugin, law, why), on) in backbones {
+        let key = (
+            format!("{kind} {plugin} on {}", on.join(", ")),
+            why.to_string(),
+        );
+        match lines.iter_mut().find(|(other, _)| *other == key) {
+            Some((_, laws)) => laws.push(law),
+            None => lines.push((key, vec![law])),
+        }
+    }
+    let lines = lines
+        .iter()
+        .map(|((whom, why), laws)| format!("{whom}, {}: {why}", laws.join(", ")));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn clip(vision: &str) -> Configured<dyn Backbone> {
+    let options = format!(
+        r#"
+        [model]
+        embed_dim = 24
+        vision = {vision}
+        text = {{ layers = 2, width = 16, heads = 2, context = 12, vocabulary = 514 }}
+    "#
+    );
+    let options = options.parse().unwrap();
+    registry::configured::<BackboneEntry>("clip", options).unwrap()
+}
+
+/// Branches and convolutions of a ResNet lie where the other backbones have none.
+#[test]
+fn branch_methods_keep_the_laws_on_transformer_and_resnet() {
+    let vit =
+        clip(r#"{ kind = "vit", layers = 2, width = 16, heads = 2, patch = 8, image_size = 32 }"#);
+    let resnet = clip(
+        r#"{ kind = "resnet", layers = [1, 1, 1, 1], width = 4, head_width = 32, image_size = 64 }"#,
+    );
+    for (backbone, adapters) in [
+        (
+            &vit,
+            "adapter + adapter[placement=parallel] + compacter + convpass",
+        ),
+        (
+            &vit,
+            "conv-adapter[placement=residual-parallel]@attention,mlp",
+        ),
+        (
+            &resnet,
+            "adapter@convolution + adapter[placement=parallel]@convolution",
+        ),
+        (
+            &resnet,
+            "adapter@vision.conv1,conv2 + compacter@convolution,mlp",
+        ),
+        (
+            &resnet,
+            "conv-adapter[reduction=2] + conv-adapter[reduction=2, placement=conv-series]",
+        ),
+        (
+            &resnet,
+            "conv-adapter[placement=residual-parallel] + conv-adapter[placement=residual-series]",
+        ),
+    ] {
+        for adapter in expression::parse(adapters).unwrap() {
+            let verdicts = of_adapter(&adapter, backbone);
+            let sound = |v: &Verdict| match &v.outcome {
+                Outcome::Held => true,
+                Outcome::Skipped(why) => {
+                    why.starts_with("it declares no") || why.starts_with("it does not declare")
+                }
+                Outcome::Broken(_) => false,
+            };
+            assert!(
+                verdicts.iter().all(sound),
+                "{adapters}: {}",
+                table(&verdicts)
+            );
+        }
+    }
 }

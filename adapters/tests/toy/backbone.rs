@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use twinspan_sdk::backbone::{Backbone, Encoder, Encoders, Weights};
-use twinspan_sdk::hooks::PlaceHooks;
+use twinspan_sdk::hooks::{BranchView, PlaceHooks, Scale};
 use twinspan_sdk::key_map::KeyMap;
 use twinspan_sdk::layers::{Conv2d, Embedding, LayerNorm, Linear};
 use twinspan_sdk::ops::{self, Conv};
 use twinspan_sdk::parameter::Parameter;
 use twinspan_sdk::pass::Pass;
 use twinspan_sdk::preparation::Preparation;
-use twinspan_sdk::site::{Projection, Tower};
+use twinspan_sdk::site::{Branch, Projection, Tower};
 use twinspan_sdk::stream::Stream;
 use twinspan_sdk::tokenizer::Tokenizer;
 use twinspan_sdk::topology::{Shape, StreamInfo, Topology, TowerTopology};
@@ -182,7 +182,17 @@ impl Encoder for Bare {
         hooks: &PlaceHooks,
         pass: &mut Pass,
     ) -> Result<Stream> {
-        let y = self.apply(index + 1, &stream.data, hooks, pass)?;
+        let input = &stream.data;
+        let normed = hooks.normed(Branch::Convolution, input.clone(), pass)?;
+        let mut y = self.apply(index + 1, &normed, hooks, pass)?;
+        let view = BranchView {
+            stream: &stream,
+            input,
+            normed: &normed,
+        };
+        for scale in [Scale::Before, Scale::After] {
+            y = hooks.branch(Branch::Convolution, scale, view, y, pass)?;
+        }
         Ok(match y.dims() == stream.data.dims() {
             true => stream.with(ops::add(&y, &stream.data)?),
             false => stream.with(y),

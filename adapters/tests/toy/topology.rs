@@ -1,8 +1,10 @@
-//! The toy's shape: streams, one projection a block, and the parameters that follow.
+//! The toy's shape: streams, one projection a block, which is a branch on maps, and the parameters
+//! that follow.
 
-use twinspan_sdk::site::{At, Projection, Role, Tower};
+use twinspan_sdk::site::{At, Branch, Projection, Role, Tower};
 use twinspan_sdk::topology::{
-    BlockInfo, Origin, ParameterInfo, ProjectionInfo, Shape, StreamInfo, Topology, TowerTopology,
+    BlockInfo, BranchInfo, Origin, ParameterInfo, ProjectionInfo, Shape, StreamInfo, Topology,
+    TowerTopology,
 };
 
 pub const WORDS: usize = 5;
@@ -138,7 +140,14 @@ fn tower(tower: Tower, streams: &[StreamInfo]) -> TowerTopology {
             .map(|stream| BlockInfo {
                 stream: *stream,
                 heads: 0,
-                branches: Vec::new(),
+                branches: match stream.map {
+                    true => vec![BranchInfo {
+                        branch: Branch::Convolution,
+                        width: stream.width,
+                        consumers: vec![Projection::Conv1],
+                    }],
+                    false => Vec::new(),
+                },
             })
             .collect(),
         stages: (0..streams.len()).collect(),
