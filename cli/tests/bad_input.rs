@@ -255,7 +255,7 @@ fn a_misspelt_plugin_field_or_site_lists_the_possible_ones() {
         ),
         (
             "adapter.0.use=brigder",
-            &["`brigder`", "`bridger`", "bridger, lora, unfreeze"],
+            &["`brigder`", "`bridger`", "lora", "unfreeze"],
         ),
         ("task.use=segmentation", &["referring-segmentation"]),
         ("adapter.1.rnak=4", &["lora", "`rnak`", "`rank`", "`alpha`"]),
