@@ -8,7 +8,7 @@
 //! that nothing changes at the start; no gradient goes through the norm (the paper's section
 //! 4.3). A and B start as LoRA's. A projection takes one such reparametrisation at most; the
 //! weight that it sees includes the updates of other adapters. Owns lengths and options; the
-//! arithmetic of A and B is [`crate::low_rank`]'s.
+//! arithmetic of A and B is `low_rank`'s.
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};

@@ -9,7 +9,7 @@
 //! `rate_ratio` is LoRA+ (Hayou et al., 2024): B learns that many times as fast. `start =
 //! "pissa"` is PiSSA (Meng et al., 2024, arXiv 2404.02948): A and B start as the largest singular
 //! values and vectors of W and, since the base never changes, W' = W + s·(B·A − B₀·A₀).
-//! Owns options and starts; the arithmetic is [`crate::low_rank`]'s.
+//! Owns options and starts; the arithmetic is `low_rank`'s.
 
 use std::collections::BTreeMap;
 

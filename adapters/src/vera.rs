@@ -8,7 +8,7 @@
 //! Default sites: query and value of both towers; linear layers alone. A and B have the widths of
 //! the widest site, and every other takes their first columns and rows. They start
 //! Kaiming-uniform (±√(6/fan)); d starts at 0.1 everywhere and b at 0. Owns the shared matrices
-//! and the vectors; the arithmetic is [`crate::low_rank`]'s.
+//! and the vectors; the arithmetic is `low_rank`'s.
 
 use serde::{Deserialize, Serialize};
 use twinspan_sdk::adapter::{Adapter, Idle, Installed, ProjectionSlot, Slot, Want};

@@ -190,6 +190,7 @@ impl Source<'_> {
 
 /// A wish for places of one kind.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Want {
     /// Projections; `default` where `sites` names none.
     Projections {
@@ -247,6 +248,7 @@ pub enum Want {
 
 /// A place that was found for a [`Want`], with its dimensions.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum Slot {
     /// A projection.
     Projection(ProjectionSlot),
