@@ -350,6 +350,7 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
+    use crate::parameter::Init;
 
     fn far(a: &Tensor, b: &Tensor) -> f64 {
         let apart = (a - b).unwrap().abs().unwrap().flatten_all().unwrap();
@@ -359,9 +360,13 @@ mod tests {
     /// What runs where there is no kernel gives what the kernels give, step after step.
     #[test]
     fn composed_steps_are_those_of_the_kernels() {
-        let random = |n: usize| Tensor::randn(0f64, 1.0, (n, 3), &Device::Cpu).unwrap();
         let n = CHUNK / 3 + 5;
-        let var = Var::from_tensor(&random(n)).unwrap();
+        let normal = |seed| {
+            let init = Init::Normal(1.0);
+            init.tensor(seed, "x", &[n, 3], DType::F64, &Device::Cpu)
+                .unwrap()
+        };
+        let var = Var::from_tensor(&normal(0)).unwrap();
         let zeros = || Tensor::zeros((n, 3), DType::F64, &Device::Cpu).unwrap();
         let mut moments = Moments {
             first: zeros(),
@@ -377,7 +382,7 @@ mod tests {
         let (beta, square) = (0.98, true);
         let second = Average { beta, square };
         for step in 1..4 {
-            let gradient = random(n);
+            let gradient = normal(step as u64);
             let update = Update {
                 rate: 0.1,
                 decay: 0.05,
