@@ -4,6 +4,8 @@
 //! them with `use twinspan_adapters as _;`; code that builds them needs only the struct:
 //! `lora::Lora { rank: 16, ..Default::default() }`.
 //!
+//! [`prompt`] owns what prompts of every kind share.
+//!
 //! | name | what it is | acts on | start | folds |
 //! |---|---|---|---|---|
 //! | [`adalora`] | low-rank updates that share a budget of ranks | projections | identity | yes |
@@ -18,6 +20,7 @@
 //! | [`text_adapter`] | convolutions over neighbouring words (DETRIS) | text MLPs | not the identity | no |
 //! | [`unfreeze`] | trains what is there: BitFit, norms, positions, all | existing parameters | identity | yes |
 //! | [`vera`] | vectors around one shared pair of random matrices | projections | identity | yes |
+//! | [`vpt`] | learned tokens beside patches, once or before every block | the vision stream | not the identity | no |
 
 pub mod adalora;
 pub mod adapter;
@@ -33,8 +36,10 @@ mod depthwise;
 pub mod dora;
 pub mod lora;
 mod low_rank;
+pub mod prompt;
 pub mod setting;
 mod singular;
 pub mod text_adapter;
 pub mod unfreeze;
 pub mod vera;
+pub mod vpt;
