@@ -14,9 +14,11 @@
 //! | [`compacter`] | the same of Kronecker products that share a factor | branches, projections | near the identity | no |
 //! | [`conv_adapter`] | depth-wise bottlenecks of convolutional stages | convolutions, branches on a grid | identity | no |
 //! | [`convpass`] | convolutional bypasses of a vision transformer | branches on a grid | identity | no |
+//! | [`coop`] | learned context in front of words | the text stream | not the identity | no |
 //! | [`dense_aligner`] | convolutions over patches that look at the final words (DETRIS) | vision MLPs, reads words | not the identity | no |
 //! | [`dora`] | low-rank updates of directions, and lengths, of weights | projections | identity | yes |
 //! | [`lora`] | low-rank updates of weights, LoRA+, rsLoRA and PiSSA | projections | identity | yes |
+//! | [`lora`] | low-rank updates of weights, LoRA+ and rsLoRA | projections | identity | yes |
 //! | [`text_adapter`] | convolutions over neighbouring words (DETRIS) | text MLPs | not the identity | no |
 //! | [`unfreeze`] | trains what is there: BitFit, norms, positions, all | existing parameters | identity | yes |
 //! | [`vera`] | vectors around one shared pair of random matrices | projections | identity | yes |
@@ -30,6 +32,7 @@ mod by_site;
 pub mod compacter;
 pub mod conv_adapter;
 pub mod convpass;
+pub mod coop;
 mod dense;
 pub mod dense_aligner;
 mod depthwise;
