@@ -18,7 +18,7 @@
 //! | [`dense_aligner`] | convolutions over patches that look at the final words (DETRIS) | vision MLPs, reads words | not the identity | no |
 //! | [`dora`] | low-rank updates of directions, and lengths, of weights | projections | identity | yes |
 //! | [`lora`] | low-rank updates of weights, LoRA+, rsLoRA and PiSSA | projections | identity | yes |
-//! | [`lora`] | low-rank updates of weights, LoRA+ and rsLoRA | projections | identity | yes |
+//! | [`prefix`] | learned keys and values in front of an attention's own | attentions | not the identity | no |
 //! | [`text_adapter`] | convolutions over neighbouring words (DETRIS) | text MLPs | not the identity | no |
 //! | [`unfreeze`] | trains what is there: BitFit, norms, positions, all | existing parameters | identity | yes |
 //! | [`vera`] | vectors around one shared pair of random matrices | projections | identity | yes |
@@ -39,6 +39,7 @@ mod depthwise;
 pub mod dora;
 pub mod lora;
 mod low_rank;
+pub mod prefix;
 pub mod prompt;
 pub mod setting;
 mod singular;
