@@ -18,6 +18,7 @@
 //! | [`dense_aligner`] | convolutions over patches that look at the final words (DETRIS) | vision MLPs, reads words | not the identity | no |
 //! | [`dora`] | low-rank updates of directions, and lengths, of weights | projections | identity | yes |
 //! | [`lora`] | low-rank updates of weights, LoRA+, rsLoRA and PiSSA | projections | identity | yes |
+//! | [`lst`] | a narrow network beside each tower, without a backward through it | the stream after blocks | identity | no |
 //! | [`prefix`] | learned keys and values in front of an attention's own | attentions | not the identity | no |
 //! | [`text_adapter`] | convolutions over neighbouring words (DETRIS) | text MLPs | not the identity | no |
 //! | [`unfreeze`] | trains what is there: BitFit, norms, positions, all | existing parameters | identity | yes |
@@ -39,6 +40,7 @@ mod depthwise;
 pub mod dora;
 pub mod lora;
 mod low_rank;
+pub mod lst;
 pub mod prefix;
 pub mod prompt;
 pub mod setting;

@@ -4,7 +4,7 @@
 //! [front, P, x]      P [1, n, D] or [B, n, D], in place of the prompts that the owner put in before
 //! ```
 //!
-//! Owns where prompts go in, whose they are, and context that starts as words. What the tokens are
+//! Owns where prompts go in and come out, whose they are, and context that starts as words. What the tokens are
 //! made of is each method's; masks, positions and ends of sentences shift in the stream itself.
 
 use candle_core::Tensor;
@@ -16,7 +16,7 @@ use twinspan_sdk::ops;
 use twinspan_sdk::parameter::{Init, Parameter, Params};
 use twinspan_sdk::pass::Pass;
 use twinspan_sdk::site::{EmbedStep, Moment, Projection, Sites, Tower};
-use twinspan_sdk::stream::Stream;
+use twinspan_sdk::stream::{Form, Span, SpanKind, Stream};
 use twinspan_sdk::{Error, Result};
 
 /// The start of context without words.
@@ -43,6 +43,46 @@ pub fn prompted(stream: Stream, tokens: &Tensor, owner: &str, place: Place) -> R
         Place::End => bare.data.dim(1)?,
     };
     Ok(bare.insert(position, tokens, owner)?)
+}
+
+/// `stream` without anyone's prompts.
+///
+/// # Errors
+/// An operation failed.
+pub fn bare(stream: &Stream) -> Result<Stream> {
+    let mut bare = stream.clone();
+    for (_, _, owner) in all_prompts(stream) {
+        bare = bare.without(owner)?;
+    }
+    Ok(bare)
+}
+
+/// `bare` with the prompts that `full` has, where it has them.
+///
+/// # Errors
+/// `bare` is shorter than `full` without its prompts.
+pub fn with_prompts_of(full: &Stream, mut bare: Stream) -> Result<Stream> {
+    for (at, len, owner) in all_prompts(full) {
+        bare = bare.insert(at, &full.data.narrow(1, at, len)?, owner)?;
+    }
+    Ok(bare)
+}
+
+/// First token, length and owner of each span of prompts.
+fn all_prompts(stream: &Stream) -> Vec<(usize, usize, &str)> {
+    let spans: &[Span] = match &stream.form {
+        Form::Tokens { spans, .. } => spans,
+        Form::Map | Form::Pooled => &[],
+    };
+    let mut at = 0;
+    let mut found = Vec::new();
+    for Span { kind, len } in spans {
+        if let SpanKind::Prompt(owner) = kind {
+            found.push((at, *len, owner.as_str()));
+        }
+        at += len;
+    }
+    found
 }
 
 /// Prompts that are parameters, behind what stands in front.
