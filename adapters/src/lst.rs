@@ -137,50 +137,41 @@ impl Lst {
         hooks: &mut Hooks,
     ) -> Result<()> {
         let side = hooks.carry_along(tower);
-        let rungs = streams.len().saturating_sub(1);
-        for (order, pair) in streams.windows(2).enumerate() {
+        if let [start, _, ..] = streams {
+            let down = self.down(start, &mut params.within(format!("{tower}.embed")))?;
+            hooks.stream(start, Start { down, side });
+        }
+        let mut pairs = streams.windows(2).peekable();
+        while let Some(pair) = pairs.next() {
             let [before, here] = pair else { continue };
-            if order == 0 {
-                let mut params = params.within(format!("{tower}.embed"));
-                let down = self.down(before, &mut params)?;
-                hooks.stream(before, Start { down, side });
-            }
             let mut params = params.within(format!("{tower}.{}", here.moment.at()));
-            let mut rung = self.rung(before, here, side, &mut params)?;
-            if order + 1 == rungs {
-                let ends = (self.width(here, &params)?, here.stream.width);
-                let mut params = params.within("up");
-                let up = Pointwise::make(&mut params, ends, channels(here), Init::Zeros)?;
-                rung.up = Some(up);
-            }
+            let widths = (self.width(before, &params)?, self.width(here, &params)?);
+            let rung = Rung {
+                passage: Passage::make(&mut params, before, here, widths)?,
+                down: self.down(here, &mut params)?,
+                gate: params.trained("gate", &[1], Init::Zeros)?,
+                temperature: self.temperature,
+                block: Block::make(&mut params, widths.1, channels(here))?,
+                up: match pairs.peek() {
+                    Some(_) => None,
+                    None => Some(self.up(here, &mut params)?),
+                },
+                side,
+            };
             hooks.stream(here, rung);
         }
         Ok(())
-    }
-
-    fn rung(
-        &self,
-        before: &StreamSlot,
-        here: &StreamSlot,
-        side: CarryKey<Tensor>,
-        params: &mut Params,
-    ) -> Result<Rung> {
-        let widths = (self.width(before, params)?, self.width(here, params)?);
-        Ok(Rung {
-            passage: Passage::make(params, before, here, widths)?,
-            down: self.down(here, params)?,
-            gate: params.trained("gate", &[1], Init::Zeros)?,
-            temperature: self.temperature,
-            block: Block::make(params, widths.1, channels(here))?,
-            up: None,
-            side,
-        })
     }
 
     fn down(&self, slot: &StreamSlot, params: &mut Params) -> Result<Pointwise> {
         let ends = (slot.stream.width, self.width(slot, params)?);
         let start = Init::KaimingUniform { fan: ends.0 };
         Pointwise::make(&mut params.within("down"), ends, channels(slot), start)
+    }
+
+    fn up(&self, slot: &StreamSlot, params: &mut Params) -> Result<Pointwise> {
+        let ends = (self.width(slot, params)?, slot.stream.width);
+        Pointwise::make(&mut params.within("up"), ends, channels(slot), Init::Zeros)
     }
 
     /// Width of the side beside a stream.
