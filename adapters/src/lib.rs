@@ -11,6 +11,7 @@
 //! | [`adalora`] | low-rank updates that share a budget of ranks | projections | identity | yes |
 //! | [`adapter`] | bottlenecks as Houlsby, Pfeiffer and AdaptFormer place them | branches, projections | near the identity; in parallel the identity | no |
 //! | [`bridger`] | lets the towers see each other at stages (ETRIS) | both streams | not the identity | no |
+//! | [`cocoop`] | context that depends on the picture | the text stream, reading pictures | not the identity | no |
 //! | [`compacter`] | the same of Kronecker products that share a factor | branches, projections | near the identity | no |
 //! | [`conv_adapter`] | depth-wise bottlenecks of convolutional stages | convolutions, branches on a grid | identity | no |
 //! | [`convpass`] | convolutional bypasses of a vision transformer | branches on a grid | identity | no |
@@ -30,6 +31,7 @@ pub mod adapter;
 pub mod bottleneck;
 pub mod bridger;
 mod by_site;
+pub mod cocoop;
 pub mod compacter;
 pub mod conv_adapter;
 pub mod convpass;

@@ -3,11 +3,11 @@
 mod beside;
 
 use beside::*;
-use candle_core::{IndexOp, Tensor};
+use candle_core::IndexOp;
 use twinspan_adapters::coop::Coop;
 use twinspan_sdk::pass::Pass;
 use twinspan_sdk::site::{At, EmbedStep, Moment, Tap, Tower};
-use twinspan_sdk::stream::{Form, SpanKind, Stream};
+use twinspan_sdk::stream::{SpanKind, Stream};
 use twinspan_sdk::testkit::laws::Law;
 use twinspan_sdk::testkit::{Toy, Words};
 use twinspan_sdk::tokenizer::Tokenizer;
@@ -26,28 +26,6 @@ fn with(tokens: usize, words: &str) -> Coop {
 fn laws_hold() {
     keeps_laws(Coop::default(), &SKIPPED);
     keeps_laws(with(4, PHRASE), &SKIPPED);
-}
-
-/// Sentences with `context` behind their start tokens: as many words more.
-fn spliced(stream: Stream, context: &Tensor) -> Stream {
-    let x = &stream.data;
-    let (batch, words, _) = x.dims3().unwrap();
-    let context = repeat(context, batch);
-    let n = context.dim(1).unwrap();
-    let (start, rest) = (x.narrow(1, 0, 1), x.narrow(1, 1, words - 1));
-    let data = join(&[&start.unwrap(), &context, &rest.unwrap()]);
-    let Form::Tokens {
-        padding: Some(padding),
-        end,
-        ..
-    } = stream.form
-    else {
-        panic!("sentences are padded");
-    };
-    let shown = Tensor::zeros((batch, n), padding.dtype(), padding.device()).unwrap();
-    let padding = Tensor::cat(&[&shown, &padding], 1).unwrap();
-    let ends = end.iter().map(|e| e + n as u32).collect();
-    Stream::words(data, Some(padding), ends).unwrap()
 }
 
 #[test]

@@ -167,3 +167,25 @@ pub fn join(parts: &[&Tensor]) -> Tensor {
 pub fn repeat(tokens: &Tensor, batch: usize) -> Tensor {
     tokens.repeat((batch, 1, 1)).unwrap()
 }
+
+/// Sentences with `context` behind their start tokens: as many words more.
+pub fn spliced(stream: Stream, context: &Tensor) -> Stream {
+    let x = &stream.data;
+    let (batch, words, _) = x.dims3().unwrap();
+    let context = repeat(context, batch);
+    let n = context.dim(1).unwrap();
+    let (start, rest) = (x.narrow(1, 0, 1), x.narrow(1, 1, words - 1));
+    let data = join(&[&start.unwrap(), &context, &rest.unwrap()]);
+    let Form::Tokens {
+        padding: Some(padding),
+        end,
+        ..
+    } = stream.form
+    else {
+        panic!("sentences are padded");
+    };
+    let shown = Tensor::zeros((batch, n), padding.dtype(), padding.device()).unwrap();
+    let padding = Tensor::cat(&[&shown, &padding], 1).unwrap();
+    let ends = end.iter().map(|e| e + n as u32).collect();
+    Stream::words(data, Some(padding), ends).unwrap()
+}
