@@ -20,6 +20,7 @@
 //! | [`dora`] | low-rank updates of directions, and lengths, of weights | projections | identity | yes |
 //! | [`lora`] | low-rank updates of weights, LoRA+, rsLoRA and PiSSA | projections | identity | yes |
 //! | [`lst`] | a narrow network beside each tower, without a backward through it | the stream after blocks | identity | no |
+//! | [`maple`] | coupled tokens in the first blocks of both towers | both streams | not the identity | no |
 //! | [`prefix`] | learned keys and values in front of an attention's own | attentions | not the identity | no |
 //! | [`text_adapter`] | convolutions over neighbouring words (DETRIS) | text MLPs | not the identity | no |
 //! | [`unfreeze`] | trains what is there: BitFit, norms, positions, all | existing parameters | identity | yes |
@@ -43,6 +44,7 @@ pub mod dora;
 pub mod lora;
 mod low_rank;
 pub mod lst;
+pub mod maple;
 pub mod prefix;
 pub mod prompt;
 pub mod setting;
