@@ -63,7 +63,7 @@ impl Toy {
     /// The id a sentence ends with; words are 1 to 13, padding is 0.
     pub const END: u32 = 15;
     /// Positions of the text tower: more than words, for prompts before positions.
-    pub const CONTEXT: usize = 12;
+    pub const CONTEXT: usize = 24;
     /// Rows and columns of its patches.
     pub const GRID: (usize, usize) = (4, 4);
     const JOINT: usize = 6;
