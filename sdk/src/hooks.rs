@@ -531,7 +531,7 @@ impl ProjectionHooks {
             let after = hung.hook.fold_output(folded.clone(), pass)?;
             folded = hung.folded(&folded, after)?;
         }
-        folded.weight = turned(operator, folded.weight)?;
+        folded.weight = turned(operator, folded.weight)?.contiguous()?;
         if operator.is_table()
             && let Some(bias) = folded.bias.take()
         {
