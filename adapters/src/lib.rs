@@ -7,11 +7,13 @@
 //! | name | what it is | acts on | start | folds |
 //! |---|---|---|---|---|
 //! | [`bridger`] | lets the towers see each other at stages (ETRIS) | both streams | not the identity | no |
+//! | [`clip_adapter`] | mixes a small network's answer into the pooled vector | pooled vectors | not the identity | no |
 //! | [`ia3`] | scales keys, values and inner activations | projections | identity | yes |
 //! | [`lora`] | low-rank updates of weights, LoRA+ and rsLoRA | projections | identity | yes |
 //! | [`unfreeze`] | trains what is there: BitFit, norms, positions, all | existing parameters | identity | yes |
 
 pub mod bridger;
+pub mod clip_adapter;
 pub mod ia3;
 pub mod lora;
 pub mod unfreeze;
