@@ -37,6 +37,24 @@ fn no_law_is_broken_and_what_is_skipped_is_known() {
     adapter bridger on pocket, merged: skipped, it does not declare to be mergeable
     adapter bridger on siglip, identity at the start: skipped, it declares no identity at the start
     adapter bridger on siglip, merged: skipped, it does not declare to be mergeable
+    adapter clip-adapter on toy, identity at the start: skipped, it declares no identity at the start
+    adapter clip-adapter on toy, merged: skipped, it does not declare to be mergeable
+    adapter clip-adapter on pocket, identity at the start: skipped, it declares no identity at the start
+    adapter clip-adapter on pocket, merged: skipped, it does not declare to be mergeable
+    adapter clip-adapter on siglip, identity at the start: skipped, it declares no identity at the start
+    adapter clip-adapter on siglip, merged: skipped, it does not declare to be mergeable
+    adapter tip-adapter on toy, identity at the start: skipped, it declares no identity at the start
+    adapter tip-adapter on toy, gradients: skipped, it declares no trainable parameters
+    adapter tip-adapter on toy, merged: skipped, it does not declare to be mergeable
+    adapter tip-adapter on toy, learning: skipped, it declares no trainable parameters
+    adapter tip-adapter on pocket, identity at the start: skipped, it declares no identity at the start
+    adapter tip-adapter on pocket, gradients: skipped, it declares no trainable parameters
+    adapter tip-adapter on pocket, merged: skipped, it does not declare to be mergeable
+    adapter tip-adapter on pocket, learning: skipped, it declares no trainable parameters
+    adapter tip-adapter on siglip, identity at the start: skipped, it declares no identity at the start
+    adapter tip-adapter on siglip, gradients: skipped, it declares no trainable parameters
+    adapter tip-adapter on siglip, merged: skipped, it does not declare to be mergeable
+    adapter tip-adapter on siglip, learning: skipped, it declares no trainable parameters
     task classification on toy, gradients: skipped, its head has no parameters
     task classification on pocket, gradients: skipped, its head has no parameters
     task classification on siglip, gradients: skipped, its head has no parameters

@@ -261,7 +261,7 @@ pub enum Slot {
     /// A pooled vector.
     Pooled(PooledSlot),
     /// The logits of the joint space.
-    Logits,
+    Logits(LogitsSlot),
     /// An existing parameter.
     Parameter(ParameterSlot),
 }
@@ -351,6 +351,13 @@ pub struct PooledSlot {
     pub width: usize,
 }
 
+/// The logits to act on.
+#[derive(Clone, Debug)]
+pub struct LogitsSlot {
+    /// Width of the pooled vectors whose similarities they are.
+    pub width: usize,
+}
+
 /// An existing parameter to train.
 #[derive(Clone, Debug)]
 pub struct ParameterSlot {
@@ -375,7 +382,7 @@ impl Slot {
             Slot::Stream(s) => Some((s.tower, s.moment.at())),
             Slot::KeyValue(s) => Some((s.tower, At::Block(s.block))),
             Slot::Pooled(s) => Some((s.tower, At::Pooled)),
-            Slot::Stage(_) | Slot::Logits | Slot::Parameter(_) => None,
+            Slot::Stage(_) | Slot::Logits(_) | Slot::Parameter(_) => None,
         }
     }
 
@@ -427,6 +434,14 @@ impl Slot {
         }
     }
 
+    /// The logits, if it is them.
+    pub fn logits(&self) -> Option<&LogitsSlot> {
+        match self {
+            Slot::Logits(s) => Some(s),
+            _ => None,
+        }
+    }
+
     /// The existing parameter, if it is one.
     pub fn parameter(&self) -> Option<&ParameterSlot> {
         match self {
@@ -453,7 +468,7 @@ impl fmt::Display for Slot {
                 )
             }
             Slot::Pooled(s) => write!(f, "{}.pooled", s.tower),
-            Slot::Logits => f.write_str("logits"),
+            Slot::Logits(_) => f.write_str("logits"),
             Slot::Parameter(s) => f.write_str(&s.name),
         }
     }
