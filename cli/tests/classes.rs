@@ -150,6 +150,57 @@ fn classes_are_told_apart_zero_shot_by_a_probe_and_by_lora() {
     assert_eq!(message.code, Some(2));
 }
 
+/// Names that say nothing about the pictures, in the order of the colours' folders.
+const NONSENSE: [&str; 6] = ["blick", "dax", "fep", "toma", "wug", "zav"];
+
+#[test]
+fn a_few_remembered_pictures_tell_classes_apart_whose_names_say_nothing() {
+    let bench = Bench::new();
+    let mut folders: Vec<PathBuf> = fs::read_dir(bench.path("data"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    folders.sort();
+    for (folder, name) in folders.iter().zip(NONSENSE) {
+        fs::rename(folder, folder.with_file_name(name)).unwrap();
+    }
+    let written = |name: &str, adapter: &str| {
+        let task = "[task]\nuse = \"classification\"\ntemplates = [\"a {}\"]\nshots = 8\n";
+        let train = "[train]\nsteps = 20\nbatch = 16\nrate = 1e-2\nevaluate_split = \"val\"\n";
+        let recipe = format!("[backbone]\nuse = \"pocket\"\n{adapter}{task}{train}");
+        fs::write(bench.path(name), recipe).unwrap();
+        bench.path(name)
+    };
+    const TIP: &str = "[[adapter]]\nuse = \"tip-adapter\"\nalpha = 10.0\nbeta = 5.5\n";
+    let bare = written("bare.toml", "");
+    let tip = written("tip.toml", TIP);
+    let tip_f = written("tip_f.toml", &format!("{TIP}train_keys = true\n"));
+    let top = |scores: &Value| scores["scores"]["top-1"].as_f64().unwrap();
+
+    let zero = top(&bench.scores(["--recipe".as_ref(), bare.as_os_str()]));
+    let fresh = bench.scores(["--recipe".as_ref(), tip.as_os_str()]);
+    let said = bench.train(&tip, "tip", &[]);
+    has(&said.stderr, &["nothing trains beside the frozen"]);
+    has(&said.results(), &["no step was taken", "after step 0"]);
+    let kept = fs::read_to_string(bench.path("tip/last/recipe.toml")).unwrap();
+    has(&kept, &["keys = 48", "classes = 6"]);
+    let saved = bench.scores(["--model".as_ref(), bench.path("tip").as_os_str()]);
+    assert_eq!(saved["scores"], fresh["scores"]);
+    assert_eq!(saved["classes"], fresh["classes"]);
+
+    has(&bench.train(&tip_f, "tip_f", &[]).results(), &["20 steps"]);
+    let (remembered, learned) = (top(&saved), bench.model("tip_f"));
+    println!(
+        "of 72 pictures right: zero-shot {zero:.1}%, Tip-Adapter {remembered:.1}%, Tip-Adapter-F {learned:.1}%"
+    );
+    for found in [remembered, learned] {
+        assert!(
+            found > LEAST && found > zero + 20.0,
+            "{zero} {remembered} {learned}"
+        );
+    }
+}
+
 #[test]
 fn captions_find_their_pictures() {
     let folder = tempfile::tempdir().unwrap();

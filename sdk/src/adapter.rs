@@ -263,7 +263,7 @@ pub enum Slot {
     /// A pooled vector.
     Pooled(PooledSlot),
     /// The logits of the joint space.
-    Logits,
+    Logits(LogitsSlot),
     /// An existing parameter.
     Parameter(ParameterSlot),
 }
@@ -353,6 +353,13 @@ pub struct PooledSlot {
     pub width: usize,
 }
 
+/// The logits to act on.
+#[derive(Clone, Debug)]
+pub struct LogitsSlot {
+    /// Width of the pooled vectors whose similarities they are.
+    pub width: usize,
+}
+
 /// An existing parameter to train.
 #[derive(Clone, Debug)]
 pub struct ParameterSlot {
@@ -377,7 +384,7 @@ impl Slot {
             Slot::Stream(s) => Some((s.tower, s.moment.at())),
             Slot::KeyValue(s) => Some((s.tower, At::Block(s.block))),
             Slot::Pooled(s) => Some((s.tower, At::Pooled)),
-            Slot::Stage(_) | Slot::Logits | Slot::Parameter(_) => None,
+            Slot::Stage(_) | Slot::Logits(_) | Slot::Parameter(_) => None,
         }
     }
 
@@ -425,6 +432,14 @@ impl Slot {
     pub fn pooled(&self) -> Option<&PooledSlot> {
         match self {
             Slot::Pooled(s) => Some(s),
+            _ => None,
+        }
+    }
+
+    /// The logits, if it is them.
+    pub fn logits(&self) -> Option<&LogitsSlot> {
+        match self {
+            Slot::Logits(s) => Some(s),
             _ => None,
         }
     }
@@ -504,7 +519,7 @@ impl fmt::Display for Slot {
                 )
             }
             Slot::Pooled(s) => write!(f, "{}.pooled", s.tower),
-            Slot::Logits => f.write_str("logits"),
+            Slot::Logits(_) => f.write_str("logits"),
             Slot::Parameter(s) => f.write_str(&s.name),
         }
     }

@@ -750,7 +750,7 @@ impl Reader {
     pub fn of(slot: &Slot) -> Option<Self> {
         match slot {
             Slot::Stage(s) => Some(Reader::Bridge(s.vision.0, s.text.0)),
-            Slot::Logits => Some(Reader::Place(Tower::Vision, At::Logits)),
+            Slot::Logits(_) => Some(Reader::Place(Tower::Vision, At::Logits)),
             _ => slot.place().map(|(tower, at)| Reader::Place(tower, at)),
         }
     }

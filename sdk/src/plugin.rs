@@ -60,6 +60,9 @@ pub struct Capabilities {
     pub mergeable: bool,
     /// It has parameters that train by gradient.
     pub trainable: bool,
+    /// It knows the sentences of a batch by their places, as those of classes: in another order
+    /// they are others to it.
+    pub by_class: bool,
     /// Foreign formats it reads and writes, by name.
     pub interchange: &'static [&'static str],
 }
@@ -70,6 +73,7 @@ impl Default for Capabilities {
             identity_at_start: false,
             mergeable: false,
             trainable: true,
+            by_class: false,
             interchange: &[],
         }
     }

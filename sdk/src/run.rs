@@ -84,7 +84,7 @@ pub struct Outcome {
     pub history: Vec<StepReport>,
     /// Where it stands.
     pub standing: Standing,
-    /// Steps it was to take.
+    /// Steps it was to take; none where adapters have nothing that trains.
     pub steps: usize,
     /// Why it is over.
     pub end: End,
@@ -193,7 +193,7 @@ impl Run {
         let free = |key: &str| match key {
             "backbone.weights" | "backbone.tokenizer" => true,
             "train.workers" | "train.save_every" => true,
-            "train.metric" => state.standing.evaluated == 0,
+            "train.metric" => state.standing.evaluated == 0 && !state.standing.is_evaluated(),
             "train.steps" | "train.epochs" => recipe.train.schedule == ScheduleChoice::Constant,
             _ => false,
         };
@@ -254,7 +254,7 @@ impl Run {
         observer: &mut dyn Observer,
     ) -> Result<Outcome> {
         let options = &recipe.train;
-        let steps = train::steps(options, train::examples(data, options)?);
+        let steps = train::steps_of(tuned, options, train::examples(data, options)?);
         let seen = state::seen(data, options)?;
         let mut trainer = Trainer::new(tuned, options, steps)?;
         let (mut standing, place) = match &self.last {
@@ -295,7 +295,7 @@ impl Run {
 }
 
 fn end(standing: &Standing, options: &TrainOptions, steps: usize) -> End {
-    let evaluated = options.evaluate_split.is_empty() || standing.evaluated == standing.step;
+    let evaluated = options.evaluate_split.is_empty() || standing.is_evaluated();
     match (
         standing.step >= steps && evaluated,
         standing.out_of_patience(options),

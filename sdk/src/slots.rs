@@ -3,8 +3,8 @@
 //! Owns the matching and what is offered when nothing matches. Installs nothing.
 
 use crate::adapter::{
-    BranchSlot, KeyValueSlot, ParameterSlot, PooledSlot, ProjectionSlot, Slot, StageSlot,
-    StreamSlot, Want,
+    BranchSlot, KeyValueSlot, LogitsSlot, ParameterSlot, PooledSlot, ProjectionSlot, Slot,
+    StageSlot, StreamSlot, Want,
 };
 use crate::error::{Error, Result};
 use crate::site::{At, Branch, Edge, Moment, Projection, Role, Sites, Tower};
@@ -149,7 +149,11 @@ pub fn find(topology: &Topology, adapter: &str, want: &Want) -> Result<Vec<Slot>
                 .collect();
             (slots, "pooled vectors".into(), "both towers".into())
         }
-        Want::Logits => (vec![Slot::Logits], "logits".into(), "logits".into()),
+        Want::Logits => {
+            let width = topology.joint;
+            let slots = vec![Slot::Logits(LogitsSlot { width })];
+            (slots, "logits".into(), "logits".into())
+        }
         Want::Parameters { roles, sites } => {
             blocks_exist(topology, adapter, sites)?;
             let mut all: Vec<Role> = topology.parameters().map(|p| p.role).collect();

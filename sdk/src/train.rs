@@ -90,6 +90,13 @@ pub struct Standing {
 }
 
 impl Standing {
+    /// Whether the model was scored as it stands.
+    pub fn is_evaluated(&self) -> bool {
+        // Before the first step `evaluated` tells nothing.
+        let scored = self.best.is_some() || self.stale > 0;
+        self.evaluated == self.step && (self.step > 0 || scored)
+    }
+
     /// Whether `options.patience` is at its end.
     pub fn out_of_patience(&self, options: &TrainOptions) -> bool {
         options.patience > 0 && self.stale >= options.patience
@@ -176,9 +183,10 @@ impl<'a> Trainer<'a> {
     /// A trainer that will take `steps` steps.
     ///
     /// # Errors
-    /// Nothing trains, or the options name a group that does not exist.
+    /// There are steps to take and nothing trains, or the options name a group that does not
+    /// exist.
     pub fn new(tuned: &'a mut Tuned, options: &TrainOptions, steps: usize) -> Result<Self> {
-        if tuned.overlay.trained.is_empty() {
+        if steps > 0 && tuned.overlay.trained.is_empty() {
             return Err(Error::wrong_use(
                 "nothing trains: neither an adapter nor the head has parameters",
             ));
@@ -403,7 +411,17 @@ impl Order {
     }
 }
 
-/// Steps of a run over `examples` examples.
+/// Steps of a run of `tuned`: none where it has adapters of which nothing trains
+/// (Tip-Adapter's keys), so that all there is to do is done when it is prepared.
+pub(crate) fn steps_of(tuned: &Tuned, options: &TrainOptions, examples: usize) -> usize {
+    let adapted = tuned.labels().next().is_some();
+    match adapted && tuned.overlay.trained.is_empty() {
+        true => 0,
+        false => steps(options, examples),
+    }
+}
+
+/// Steps of a run over `examples` examples in which something trains.
 pub fn steps(options: &TrainOptions, examples: usize) -> usize {
     match options.steps {
         0 => (options.epochs * examples)
@@ -433,7 +451,8 @@ pub(crate) fn examples(data: &dyn Dataset, options: &TrainOptions) -> Result<usi
 }
 
 /// Trains `tuned` on the split that `options` name, and keeps nothing on disk; [`crate::run`]
-/// does. With `options.ema` the model ends as the averages.
+/// does. With `options.ema` the model ends as the averages. Where adapters have nothing that
+/// trains, no step is taken.
 ///
 /// # Errors
 /// The split does not exist or is empty, a file is not what it should be, the loss diverges.
@@ -443,7 +462,7 @@ pub fn train(
     options: &TrainOptions,
     observer: &mut dyn Observer,
 ) -> Result<Vec<StepReport>> {
-    let steps = steps(options, examples(data, options)?);
+    let steps = steps_of(tuned, options, examples(data, options)?);
     let mut trainer = Trainer::new(tuned, options, steps)?;
     let mut standing = Standing::default();
     let history = drive(&mut trainer, data, &mut standing, observer, &mut Unkept)?;
@@ -475,10 +494,10 @@ pub(crate) fn drive(
     loader::ahead(options.workers, requests, load, |batches| {
         let mut history = Vec::new();
         // Where the run was saved last; a run that goes on is where it was.
-        let mut saved = (standing.step > 0).then_some(standing.step);
+        let mut saved = (standing.step > 0 || standing.is_evaluated()).then_some(standing.step);
         loop {
             let step = standing.step;
-            if evaluation_is_due(&options, step, trainer.steps) && standing.evaluated != step {
+            if evaluation_is_due(&options, step, trainer.steps) && !standing.is_evaluated() {
                 if saved != Some(step) {
                     keeper.last(trainer, standing)?;
                     saved = Some(step);
@@ -492,7 +511,9 @@ pub(crate) fn drive(
             let over = step >= trainer.steps || standing.out_of_patience(&options);
             let due = options.save_every > 0 && step.is_multiple_of(options.save_every);
             let stop = observer.stop();
-            if (over || stop || due) && step > 0 && saved != Some(step) {
+            // A run of no step is saved as it starts.
+            let saves = step > 0 || trainer.steps == 0;
+            if (over || stop || due) && saves && saved != Some(step) {
                 keeper.last(trainer, standing)?;
                 saved = Some(step);
             }
@@ -513,8 +534,7 @@ pub(crate) fn drive(
 fn evaluation_is_due(options: &TrainOptions, step: usize, steps: usize) -> bool {
     let every = options.evaluate_every;
     !options.evaluate_split.is_empty()
-        && step > 0
-        && (step == steps || every > 0 && step.is_multiple_of(every))
+        && (step == steps || step > 0 && every > 0 && step.is_multiple_of(every))
 }
 
 /// Scores the model; false where the observer stopped it on the way.

@@ -48,6 +48,7 @@ const ALL: Capabilities = Capabilities {
     identity_at_start: true,
     mergeable: true,
     trainable: true,
+    by_class: false,
     interchange: &[],
 };
 

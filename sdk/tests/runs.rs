@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
-use twinspan_sdk::adapter::{Life, Progress, Want};
+use twinspan_sdk::adapter::{Life, Progress, Source, Want};
 use twinspan_sdk::parameter::{Buffer, Init, Parameter};
 use twinspan_sdk::pass::Pass;
 use twinspan_sdk::recipe::{BatchNormChoice, OptimizerChoice, Recipe, TrainOptions};
@@ -17,8 +17,8 @@ use twinspan_sdk::run::{End, Outcome, Run, Start};
 use twinspan_sdk::site::Tower;
 use twinspan_sdk::stream::Stream;
 use twinspan_sdk::task::{Batch, Dataset, Report, Scores};
-use twinspan_sdk::testkit::{self, By, Scripted, ToyTask, Words};
-use twinspan_sdk::train::{Evaluation, Observer, Order, StepReport, train};
+use twinspan_sdk::testkit::{self, By, Look, Scripted, ToyTask, Words};
+use twinspan_sdk::train::{Evaluation, Observer, Order, StepReport, Unwatched, train};
 use twinspan_sdk::tuned::{Compute, Tuned};
 use twinspan_sdk::{Error, Result, artifact, ops, random, weights};
 
@@ -67,9 +67,8 @@ struct Nearness(Cell<(usize, f64)>);
 
 impl Scores for Nearness {
     fn add(&mut self, batch: &Batch, _: &[Stream], logits: &Tensor) -> Result<()> {
-        let off = (logits - batch.target.as_ref().unwrap())?
-            .sqr()?
-            .sum_all()?;
+        let target = batch.target.as_ref().unwrap();
+        let off = logits.broadcast_sub(target)?.sqr()?.sum_all()?;
         let (count, sum) = self.0.get();
         self.0
             .set((count + batch.examples.len(), sum + off.to_scalar::<f64>()?));
@@ -93,7 +92,7 @@ struct Damped {
 }
 
 impl Life for Damped {
-    fn prepare(&mut self, _: &twinspan_sdk::adapter::Source) -> Result<()> {
+    fn prepare(&mut self, _: &Source) -> Result<()> {
         self.scale
             .set(&(self.scale.tensor(&Pass::predict())? * 0.9)?)
     }
@@ -361,4 +360,90 @@ fn an_order_goes_on_from_a_position() {
         assert_eq!(rest, all[position..]);
     }
     assert!(Order::new(4, 0).take(3).is_empty());
+}
+
+/// Knows how many examples there are to train on.
+struct Remembers(Parameter);
+
+impl Life for Remembers {
+    fn prepare(&mut self, source: &Source) -> Result<()> {
+        let training = source.training.unwrap();
+        let examples = training.data.len(training.split)? as f64;
+        self.0.set(&Tensor::new(examples, &Device::Cpu)?)
+    }
+}
+
+/// Nothing trains: what the adapter has it takes from the data when it is prepared.
+fn untrained(adapted: bool) -> Recipe {
+    let remembers = Scripted::living("remembers", vec![Want::Logits], |_, params, hooks| {
+        let kept = params.constant("examples", &[], Init::Zeros)?;
+        let by = kept.clone();
+        hooks.logits(By(
+            move |logits: &Tensor, _: &Tensor, _: &Tensor, pass: &mut Pass| {
+                Ok(ops::add(logits, &by.tensor(pass)?)?)
+            },
+        ));
+        Ok(Box::new(Remembers(kept)))
+    });
+    let adapters = match adapted {
+        true => vec![remembers.configured()],
+        false => Vec::new(),
+    };
+    let task = ToyTask::of(&[Look::Logits]).by_item();
+    let mut recipe = testkit::recipe(task, adapters).unwrap();
+    recipe.train = TrainOptions {
+        ema: 0.5,
+        ..options()
+    };
+    recipe
+}
+
+#[test]
+fn a_run_in_which_nothing_trains_is_scored_and_saved_without_a_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let mut until = Until {
+        while_evaluating: true,
+        ..Until::step(0)
+    };
+    let outcome = go(&out, &untrained(true), Start::New, false, &mut until);
+    assert_eq!((outcome.end, outcome.steps), (End::Stopped, 0));
+    let kept = artifact::open_on(
+        &out,
+        &untrained(true),
+        weights::random(&untrained(true).backbone.plugin.topology().unwrap(), 0).unwrap(),
+        Compute::default(),
+    );
+    let kept = kept.unwrap().overlay.tensors().remove("remembers.examples");
+    assert_eq!(kept.unwrap().to_scalar::<f32>().unwrap(), 7.0);
+
+    let mut until = Until::step(99);
+    let outcome = go(&out, &untrained(true), Start::Resume, false, &mut until);
+    assert_eq!((outcome.end, outcome.history.len()), (End::Steps, 0));
+    assert_eq!(until.evaluations.len(), 1);
+    assert_eq!(
+        (until.evaluations[0].step, until.evaluations[0].best),
+        (0, true)
+    );
+    assert!(left(&out, "best") == left(&out, "last"));
+    let metrics = fs::read_to_string(out.join("last/metrics.json")).unwrap();
+    assert!(metrics.contains("nearness"), "{metrics}");
+
+    // Once more there is nothing to do, and what is there stays.
+    let mut until = Until::step(99);
+    let outcome = go(&out, &untrained(true), Start::Resume, false, &mut until);
+    assert_eq!((outcome.end, until.evaluations.len()), (End::Steps, 0));
+    let again = fs::read_to_string(out.join("last/metrics.json")).unwrap();
+    assert_eq!(again, metrics);
+}
+
+#[test]
+fn a_recipe_with_nothing_at_all_to_train_is_refused() {
+    let mut tuned = testkit::tuned(&untrained(false)).unwrap();
+    let data = Drawn { sleeps: false };
+    let error = train(&mut tuned, &data, &options(), &mut Unwatched).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "nothing trains: neither an adapter nor the head has parameters"
+    );
 }

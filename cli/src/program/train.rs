@@ -41,9 +41,12 @@ pub fn run(args: &TrainArgs) -> Result<(), Failure> {
         eprintln!("warning: {warning}");
     }
     let summary = plan(&recipe)?;
+    let what = match summary.adapter_parameters + summary.head_parameters {
+        0 => "nothing trains".into(),
+        trained => format!("training {} parameters", grouped(trained)),
+    };
     eprintln!(
-        "training {} parameters beside the frozen {} of {}",
-        grouped(summary.adapter_parameters + summary.head_parameters),
+        "{what} beside the frozen {} of {}",
         grouped(summary.backbone_parameters),
         summary.backbone
     );
@@ -94,6 +97,12 @@ fn stopped(args: &TrainArgs, outcome: &Outcome) -> String {
 
 fn summed_up(args: &TrainArgs, outcome: &Outcome) -> String {
     let standing = &outcome.standing;
+    if outcome.steps == 0 {
+        return format!(
+            "{}: nothing trains, so no step was taken; the model is saved as its adapters start",
+            args.out.display()
+        );
+    }
     let why = match outcome.end {
         End::Patience => format!(
             " (stopped early: no better in {} evaluations)",

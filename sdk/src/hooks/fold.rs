@@ -123,7 +123,7 @@ impl ProjectionHooks {
             note(hung, &folded.bias, &after.bias);
             folded = after;
         }
-        folded.weight = turned(operator, folded.weight)?;
+        folded.weight = turned(operator, folded.weight)?.contiguous()?;
         if operator.is_table()
             && let Some(bias) = folded.bias.take()
         {

@@ -42,7 +42,8 @@ pub enum Law {
     Gradients,
     /// A model trained a little, saved and loaded gives the same bits.
     Saved,
-    /// Pictures, sentences and pairs in another order give the results in that order.
+    /// Pictures, sentences and pairs in another order give the results in that order. Sentences
+    /// that an adapter knows by their places stay where they are.
     Permutation,
     /// The backbone over folded weights gives what the adapter gives beside the frozen ones.
     Merge,

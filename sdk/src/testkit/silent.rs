@@ -183,7 +183,7 @@ fn probe(slot: &Slot, hooks: &mut Hooks) -> Vec<(String, Mark)> {
                 }),
             );
         }
-        Slot::Stage(_) | Slot::Logits | Slot::Parameter(_) => {}
+        Slot::Stage(_) | Slot::Logits(_) | Slot::Parameter(_) => {}
     }
     marks
 }

@@ -52,7 +52,7 @@ impl Look {
 }
 
 /// One number per pair, by a linear map of features; the loss is the squared difference from the
-/// target, or the mean square without one.
+/// target, or the mean square where there is none or it says classes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ToyTask {
@@ -164,8 +164,8 @@ impl Head for ToyHead {
 
     fn loss(&self, logits: &Tensor, batch: &Batch) -> Result<Tensor> {
         let off = match &batch.target {
-            Some(target) => ops::add(logits, &target.neg()?)?,
-            None => logits.clone(),
+            Some(target) if target.dtype().is_float() => ops::add(logits, &target.neg()?)?,
+            _ => logits.clone(),
         };
         Ok(off.sqr()?.mean_all()?)
     }

@@ -81,16 +81,12 @@ impl Trial {
         backbone: &Configured<dyn Backbone>,
     ) -> Result<Self> {
         let on = |task: ToyTask| {
-            recipe(
-                backbone,
-                adapters.to_vec(),
-                Configured::<dyn Task>::of(task)?,
-            )
+            let task = Configured::<dyn Task>::of(task)?;
+            Self::of(recipe(backbone, adapters.to_vec(), task)?, true)
         };
-        let everything = on(ToyTask::default())?;
-        match plan(&everything) {
-            Err(Error::Unread { .. }) => Self::of(on(ToyTask::of(&[Look::Logits]))?, true),
-            _ => Self::of(everything, true),
+        match on(ToyTask::default()) {
+            Err(Error::Unread { .. }) => on(ToyTask::of(&[Look::Logits])),
+            trial => trial,
         }
     }
 
@@ -107,7 +103,6 @@ impl Trial {
     }
 
     fn of(recipe: Recipe, lossy: bool) -> Result<Self> {
-        let planned = plan(&recipe)?;
         let backbone = recipe.backbone.plugin.as_ref();
         let topology = backbone.topology()?;
         let tokenizer = backbone.tokenizer(None)?;
@@ -131,6 +126,8 @@ impl Trial {
             pairs,
             target: None,
         };
+        let recipe = recipe.fitted(&Shown(batch.clone()))?;
+        let planned = plan(&recipe)?;
         Ok(Self {
             base: weights::random(&topology, 0)?,
             recipe,
@@ -212,7 +209,15 @@ impl Trial {
 
     fn permutation(&self) -> Result<Option<String>> {
         let tuned = self.stirred()?;
-        let (pictures, sentences) = ([1u32, 0], [2u32, 0, 1]);
+        let adapters = self.recipe.adapters.iter();
+        let by_class = adapters
+            .map(|a| a.plugin.capabilities())
+            .any(|c| c.by_class);
+        let pictures = [1u32, 0];
+        let sentences = match by_class {
+            true => [0u32, 1, 2],
+            false => [2, 0, 1],
+        };
         let place = |order: &[u32], item: u32| {
             let place = order.iter().position(|o| *o == item);
             place.map_or(item, |p| p as u32)
@@ -259,9 +264,10 @@ impl Trial {
             rate: Some(0.0),
             ..GroupOptions::default()
         };
+        let head = (tuned.overlay.count(HEAD) > 0).then(|| (HEAD.to_string(), still));
         let options = TrainOptions {
             rate: RATE,
-            groups: [(HEAD.to_string(), still)].into(),
+            groups: head.into_iter().collect(),
             ..TrainOptions::default()
         };
         let loss = |tuned: &Tuned| -> Result<f64> {
@@ -376,12 +382,28 @@ fn shifted(shifts: BTreeMap<String, Tensor>) -> Configured<dyn Adapter> {
     scripted.configured()
 }
 
-/// One batch as data: every example of its one split is the batch itself.
+/// One batch as data of one split, with an example for each sentence: a picture, counted round,
+/// beside all sentences, of which that one is right.
 struct Shown(Batch);
+
+impl Shown {
+    fn of(&self, indices: &[usize]) -> Result<Batch> {
+        let pictures: Vec<u32> = indices.iter().map(|i| (i % PICTURES) as u32).collect();
+        let right: Vec<u32> = indices.iter().map(|i| *i as u32).collect();
+        let beside = |place: usize| (0..SENTENCES.len()).map(move |s| (place as u32, s as u32));
+        Ok(Batch {
+            images: ops::select(&self.0.images, &pictures)?,
+            tokens: self.0.tokens.clone(),
+            pairs: (0..indices.len()).flat_map(beside).collect(),
+            target: Some(Tensor::new(right, &Device::Cpu)?),
+            examples: indices.iter().flat_map(|i| [*i; SENTENCES.len()]).collect(),
+        })
+    }
+}
 
 impl Dataset for Shown {
     fn splits(&self) -> BTreeMap<String, usize> {
-        [(TrainOptions::default().split, PICTURES)].into()
+        [(TrainOptions::default().split, SENTENCES.len())].into()
     }
 
     fn len(&self, split: &str) -> Result<usize> {
@@ -395,12 +417,12 @@ impl Dataset for Shown {
         })
     }
 
-    fn train(&self, _split: &str, _indices: &[usize], _seed: u64) -> Result<Batch> {
-        Ok(self.0.clone())
+    fn train(&self, _split: &str, indices: &[usize], _seed: u64) -> Result<Batch> {
+        self.of(indices)
     }
 
-    fn evaluate(&self, _split: &str, _indices: &[usize]) -> Result<Batch> {
-        Ok(self.0.clone())
+    fn evaluate(&self, _split: &str, indices: &[usize]) -> Result<Batch> {
+        self.of(indices)
     }
 
     fn scores(&self, split: &str) -> Result<Box<dyn Scores + '_>> {
