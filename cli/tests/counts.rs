@@ -20,7 +20,7 @@ use = "referring-segmentation"
 /// A row of the paper's table, its count, adapters that may be it, and what that reading is.
 type Row = (&'static str, &'static str, &'static str, &'static str);
 
-const ROWS: [Row; 11] = [
+const ROWS: [Row; 12] = [
     (
         "adapter, reduction 4",
         "2.39M",
@@ -63,7 +63,12 @@ const ROWS: [Row; 11] = [
         "lora[rank=1]",
         "query and value of both towers",
     ),
-    // CoOp with 8 tokens, 4.10K = 8 · 512: to come with its plugin.
+    (
+        "CoOp, 8 tokens",
+        "4.10K",
+        "coop[tokens=8]",
+        "8 vectors as wide as the text tower",
+    ),
     ("bridge", "1.94M", "bridger", "as released: 64 channels"),
     (
         "adapter + bridge",
@@ -133,6 +138,7 @@ fn readings_give_the_counts_of_the_etris_comparison() {
     | Compacter | 0.19M | `compacter@vision.blocks=0..32.conv1,conv2` | 50,392 | 0.05M, not met | there, with the published n 4, rank 1, reduction 32 |
     | LoRA | 0.03M | `lora[rank=4]@vision` | 32,768 | met | query and value of the attention pool |
     | LoRA | 0.03M | `lora[rank=1]` | 32,768 | met | query and value of both towers |
+    | CoOp, 8 tokens | 4.10K | `coop[tokens=8]` | 4,096 | met | 8 vectors as wide as the text tower |
     | bridge | 1.94M | `bridger` | 1,942,080 | met | as released: 64 channels |
     | adapter + bridge | 4.33M | `adapter[reduction=4]@vision.blocks=0..32.conv1,conv2 + bridger` | 4,333,984 | met | their sum |
     | conv adapter + bridge | 3.14M | `adapter[reduction=4]@vision.blocks=0..32.conv2 + bridger` | 3,138,032 | met | their sum |

@@ -206,7 +206,8 @@ fn recipe(backbone: &Configured<dyn Backbone>, adapters: Vec<Configured<dyn Adap
 /// The model, its parameters away from their start and its statistics not the base's.
 fn stirred(recipe: &Recipe, batch: &Batch) -> Tuned {
     let base = weights::random(&recipe.backbone.plugin.topology().unwrap(), 1).unwrap();
-    let tuned = Tuned::new(recipe, base, Compute::default()).unwrap();
+    let mut tuned = Tuned::new(recipe, base, Compute::default()).unwrap();
+    tuned.prepare(None, None).unwrap();
     let away = |scale, name: &str, dims: &[usize]| {
         let init = Init::Normal(scale);
         init.tensor(2, name, dims, DType::F32, &Device::Cpu)
@@ -314,6 +315,55 @@ fn every_union_folds_on_every_backbone() {
             assert!(off < WITHIN, "{labels:?} on {name}: {off:.1e}");
             let moved = distance(&wanted, &before);
             assert!(moved > 1e-3, "{labels:?} on {name} change {moved:.1e}");
+        }
+    }
+}
+
+/// An adapter on every projection of a backbone where it takes them all, else where it likes.
+fn widest(name: &str, backbone: &Configured<dyn Backbone>) -> Configured<dyn Adapter> {
+    let topology = backbone.plugin.topology().unwrap();
+    let all = topology.projections().map(|p| p.projection);
+    let all: BTreeSet<Projection> = all.collect();
+    let sites = Sites {
+        projections: all.into_iter().collect(),
+        ..Sites::default()
+    };
+    let mut options = toml::Table::new();
+    options.insert("sites".into(), toml::Value::try_from(sites).unwrap());
+    let planned = |adapter: &Configured<dyn Adapter>| {
+        twinspan::sdk::plan::plan(&recipe(backbone, vec![adapter.clone()])).is_ok()
+    };
+    let widest = registry::configured::<AdapterEntry>(name, options).ok();
+    widest.filter(planned).unwrap_or_else(|| linked(name, ""))
+}
+
+#[test]
+fn every_linked_method_that_says_it_folds_does_alone_and_in_pairs() {
+    let names = registry::names::<AdapterEntry>().unwrap().into_iter();
+    let folds = |name: &&str| linked(name, "").plugin.capabilities().mergeable;
+    let names: Vec<&str> = names.filter(folds).collect();
+    assert!(names.len() > 2);
+    for (name, options, _) in BACKBONES {
+        let backbone = backbone(name, options);
+        let batch = batch(&backbone);
+        let mut sets: Vec<Vec<&str>> = names.iter().map(|n| vec![*n]).collect();
+        for (i, first) in names.iter().enumerate() {
+            sets.extend(names[i + 1..].iter().map(|second| vec![*first, *second]));
+        }
+        for set in sets {
+            let adapters = set.iter().map(|name| widest(name, &backbone)).collect();
+            let recipe = recipe(&backbone, adapters);
+            let tuned = stirred(&recipe, &batch);
+            let bare = Recipe {
+                adapters: Vec::new(),
+                ..recipe.clone()
+            };
+            let merged = tuned
+                .merge()
+                .unwrap_or_else(|e| panic!("{set:?} on {name}: {e}"));
+            let merged = merged.model(&bare, Compute::default()).unwrap();
+            let off = distance(&features(&merged, &batch), &features(&tuned, &batch));
+            assert!(off < WITHIN, "{set:?} on {name}: {off:.1e}");
         }
     }
 }

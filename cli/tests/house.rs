@@ -274,3 +274,48 @@ fn every_plugin_describes_its_fields_and_its_defaults_round_trip() {
     plugins_describe_themselves::<AdapterEntry>();
     plugins_describe_themselves::<TaskEntry>();
 }
+
+/// The tables that the program prints of the linked plugins.
+fn tables(kind: &[&str]) -> String {
+    let program = env!("CARGO_BIN_EXE_twinspan");
+    let args = ["list", "--markdown"].iter().chain(kind);
+    let output = std::process::Command::new(program).args(args).output();
+    String::from_utf8(output.unwrap().stdout).unwrap()
+}
+
+#[test]
+fn tables_show_what_plugins_declare() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    for table in tables(&[]).trim().split("\n\n") {
+        assert!(
+            readme.contains(table),
+            "README.md: put in what `twinspan list --markdown` prints:\n{table}"
+        );
+    }
+    let docs = fs::read_to_string(root().join("adapters/src/lib.rs")).unwrap();
+    let linked = tables(&["adapters"])
+        .lines()
+        .map(in_docs)
+        .collect::<String>();
+    assert!(
+        docs.contains(&linked),
+        "adapters/src/lib.rs: its documentation should hold\n{linked}"
+    );
+}
+
+/// A row of the adapters' table as documentation, its name a link to the module.
+fn in_docs(row: &str) -> String {
+    match row
+        .strip_prefix("| `")
+        .and_then(|rest| rest.split_once('`'))
+    {
+        Some((name, rest)) => {
+            let module = name.replace('-', "_");
+            format!(
+                "//! | [`{name}`]({module}) |{}\n",
+                rest.trim_start_matches(" |")
+            )
+        }
+        None => format!("//! {row}\n"),
+    }
+}
