@@ -10,6 +10,7 @@
 //! | [`clip_adapter`] | mixes a small network's answer into the pooled vector | pooled vectors | not the identity | no |
 //! | [`ia3`] | scales keys, values and inner activations | projections | identity | yes |
 //! | [`lora`] | low-rank updates of weights, LoRA+ and rsLoRA | projections | identity | yes |
+//! | [`repadapter`] | linear bottlenecks before attention and MLP | normed inputs of branches | identity | yes |
 //! | [`tip_adapter`] | remembers the training pictures | logits | not the identity | no |
 //! | [`unfreeze`] | trains what is there: BitFit, norms, positions, all | existing parameters | identity | yes |
 
@@ -17,5 +18,6 @@ pub mod bridger;
 pub mod clip_adapter;
 pub mod ia3;
 pub mod lora;
+pub mod repadapter;
 pub mod tip_adapter;
 pub mod unfreeze;

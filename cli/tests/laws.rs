@@ -3,9 +3,9 @@
 
 use twinspan as _;
 use twinspan::sdk::backbone::Backbone;
-use twinspan::sdk::registry::{self, BackboneEntry, Configured};
+use twinspan::sdk::registry::{self, AdapterEntry, BackboneEntry, Configured};
 use twinspan::sdk::testkit::Toy;
-use twinspan::sdk::testkit::laws::{Outcome, Verdict, of_registry, table};
+use twinspan::sdk::testkit::laws::{Outcome, Verdict, of_adapter, of_registry, table};
 
 /// A small SigLIP, whose pictures have 3 pixels beside the last whole patch.
 fn siglip() -> Configured<dyn Backbone> {
@@ -16,6 +16,38 @@ fn siglip() -> Configured<dyn Backbone> {
     "#;
     let options = options.parse().unwrap();
     registry::configured::<BackboneEntry>("siglip", options).unwrap()
+}
+
+/// Its blocks are convolutions on maps.
+fn resnet() -> Configured<dyn Backbone> {
+    let options = r#"
+        [model]
+        embed_dim = 24
+        vision = { kind = "resnet", layers = [1, 1, 1, 1], width = 4, head_width = 32, image_size = 64 }
+        text = { layers = 3, width = 16, heads = 2, context = 16, vocabulary = 514, end = 513 }
+    "#;
+    let options = options.parse().unwrap();
+    registry::configured::<BackboneEntry>("clip", options).unwrap()
+}
+
+#[test]
+fn adapters_on_convolutions_keep_the_laws_too() {
+    for (name, options) in [
+        (
+            "ia3",
+            "sites = { projections = [\"conv1\", \"conv2\", \"shortcut\"] }",
+        ),
+        (
+            "repadapter",
+            "dim = 4\nsites = { branches = [\"convolution\"] }",
+        ),
+    ] {
+        let options = options.parse().unwrap();
+        let adapter = registry::configured::<AdapterEntry>(name, options).unwrap();
+        let verdicts = of_adapter(&adapter, &resnet());
+        let held = verdicts.iter().all(|v| v.outcome == Outcome::Held);
+        assert!(held, "{}", table(&verdicts));
+    }
 }
 
 #[test]
