@@ -24,6 +24,7 @@
 //! | [`lst`] | a narrow network beside each tower, without a backward through it | the stream after blocks | identity | no |
 //! | [`maple`] | coupled tokens in the first blocks of both towers | both streams | not the identity | no |
 //! | [`prefix`] | learned keys and values in front of an attention's own | attentions | not the identity | no |
+//! | [`repadapter`] | linear bottlenecks before attention and MLP | normed inputs of branches | identity | yes |
 //! | [`text_adapter`] | convolutions over neighbouring words (DETRIS) | text MLPs | not the identity | no |
 //! | [`tip_adapter`] | remembers the training pictures | logits | not the identity | no |
 //! | [`unfreeze`] | trains what is there: BitFit, norms, positions, all | existing parameters | identity | yes |
@@ -52,6 +53,7 @@ pub mod lst;
 pub mod maple;
 pub mod prefix;
 mod prompt;
+pub mod repadapter;
 pub mod setting;
 mod singular;
 pub mod text_adapter;

@@ -1,12 +1,20 @@
-//! Training what is there: BitFit (Ben Zaken et al., 2022), norm tuning, positions, or the whole
-//! backbone.
+//! Training what is there: BitFit (Ben Zaken et al., 2022, arXiv 2106.10199), norm tuning,
+//! positions, last blocks, or the whole backbone.
 //!
 //! ```text
 //! θ' = θ + Δθ        for the parameters θ of some roles
 //! ```
 //!
-//! Default: every bias of both towers, those of norms included (BitFit). `all` is full
-//! fine-tuning. Starts from the backbone's own values. Owns the choice of roles; the copies live
+//! | what is meant | options |
+//! |---|---|
+//! | BitFit, the default | `roles = ["bias"]`: every bias of both towers, those of norms too |
+//! | norm tuning | `roles = ["norm"]` |
+//! | tables of positions; the class token or the probe of a pool | `["position"]`; `["class"]` |
+//! | the last n blocks, the final norm and the projection behind them | `["all"]`, `sites.last = n` |
+//! | full fine-tuning | `roles = ["all"]` |
+//!
+//! Roles and `sites` cut each other: norms of the last block are `["norm"]` with `sites.last = 1`.
+//! The logit scale lies outside of towers and trains with `all` alone, without sites. Starts from the backbone's own values. Owns the choice of roles; the copies live
 //! in the overlay, and the backbone's layers use them in place of the base's. What the task
 //! cannot reach is left out by the plan; running statistics are a choice of the recipe, not of
 //! an adapter.
@@ -31,6 +39,8 @@ pub enum Group {
     Norm,
     /// Tables of positions.
     Position,
+    /// Class tokens, and the probe of an attention pool.
+    Class,
     /// Everything that trains by gradient.
     All,
 }
@@ -41,6 +51,7 @@ impl Group {
             Group::Bias => &[Role::Bias, Role::NormBias],
             Group::Norm => &[Role::NormWeight, Role::NormBias],
             Group::Position => &[Role::Position],
+            Group::Class => &[Role::Class],
             Group::All => &[],
         }
     }
@@ -75,13 +86,12 @@ impl Default for Unfreeze {
 
 impl Plugin for Unfreeze {
     const NAME: &'static str = "unfreeze";
-    const ABOUT: &'static str =
-        "trains existing parameters: BitFit (Ben Zaken et al., 2022), norms, positions, all";
+    const ABOUT: &'static str = "trains existing parameters: BitFit (Ben Zaken et al., 2022), norms, positions, last blocks, all";
     const OPTIONS: &'static [Opt] = &[
         Opt::new(
             "roles",
             "list of strings",
-            "what trains: bias, norm, position, all",
+            "what trains: bias, norm, position, class, all",
         ),
         Opt::sites("both towers"),
     ];
@@ -119,7 +129,7 @@ impl Adapter for Unfreeze {
     ) -> Result<Installed> {
         if self.roles.is_empty() {
             return Err(Error::wrong_use(format!(
-                "{}: roles is empty; name what trains: bias, norm, position, all",
+                "{}: roles is empty; name what trains: bias, norm, position, class, all",
                 params.owner()
             )));
         }

@@ -1,6 +1,7 @@
 //! Which existing parameters train, from which values.
 
 mod toy;
+mod whole;
 
 use toy::*;
 use twinspan_adapters::unfreeze::{Group, Unfreeze};
@@ -8,6 +9,7 @@ use twinspan_sdk::parameter::Init;
 use twinspan_sdk::pass::Pass;
 use twinspan_sdk::plan::plan;
 use twinspan_sdk::site::{Sites, Tower};
+use twinspan_sdk::testkit::Look;
 use twinspan_sdk::topology::{Origin, Topology};
 use twinspan_sdk::tuned::Tuned;
 
@@ -125,7 +127,7 @@ fn impossible_roles_are_refused() {
     assert!(empty.is_wrong_use());
     assert_eq!(
         empty.to_string(),
-        "unfreeze: roles is empty; name what trains: bias, norm, position, all"
+        "unfreeze: roles is empty; name what trains: bias, norm, position, class, all"
     );
     let maps = topology(&[map_stream(4, GRID), map_stream(4, GRID)], 5);
     let vision = Unfreeze {
@@ -141,4 +143,106 @@ fn impossible_roles_are_refused() {
         absent.contains("offers weight, bias, norm-weight"),
         "{absent}"
     );
+}
+
+/// What trains of the testkit's toy, which has every role, under a task that looks at these.
+fn of_whole(adapter: Unfreeze, looks: &[Look]) -> Vec<String> {
+    let model = whole::model(adapter, looks).unwrap();
+    let trained = model.overlay.trained.iter();
+    let own = trained.filter(|(_, t)| t.owner == "unfreeze");
+    own.map(|(name, _)| name.clone()).collect()
+}
+
+#[test]
+fn each_named_choice_trains_what_it_says() {
+    let of = |roles: &[Group]| of_whole(unfreeze(roles), &[Look::Logits]);
+    let ends = |names: &[String], allowed: &[&str]| {
+        let fits = |name: &String| allowed.iter().any(|end| name.ends_with(end));
+        assert!(names.iter().all(fits), "{names:?}");
+    };
+    // Six projections and two norms with a bias in each of six blocks; the batch norm and the
+    // first of the vision tower, and the last of both.
+    let bias = of(&[Group::Bias]);
+    ends(&bias, &[".bias"]);
+    assert_eq!(bias.len(), 6 * 8 + 4);
+    let norm = of(&[Group::Norm]);
+    let kinds = ["norm1", "norm2", "norm", "first", "batch"];
+    let of_norms = kinds.map(|kind| [format!("{kind}.weight"), format!("{kind}.bias")]);
+    let of_norms = of_norms.concat();
+    ends(
+        &norm,
+        &of_norms.iter().map(String::as_str).collect::<Vec<_>>(),
+    );
+    assert_eq!(norm.len(), 2 * (6 * 2 + 4));
+    assert_eq!(
+        of(&[Group::Position]),
+        ["text.positions", "vision.positions"]
+    );
+    assert_eq!(of(&[Group::Class]), ["vision.class"]);
+    let all = of(&[Group::All]);
+    for name in ["logit_scale", "text.token.weight", "vision.blocks.0.scale1"] {
+        assert!(all.iter().any(|n| n == name), "{name}");
+    }
+}
+
+#[test]
+fn the_last_blocks_train_with_what_follows_them() {
+    let last = |roles: &[Group], towers: &[Tower], n: usize| Unfreeze {
+        roles: roles.to_vec(),
+        sites: Sites {
+            last: n,
+            towers: towers.to_vec(),
+            ..Default::default()
+        },
+    };
+    let looks = [Look::Logits];
+    let one = of_whole(last(&[Group::All], &[Tower::Text], 1), &looks);
+    let (block, behind): (Vec<_>, Vec<_>) = one
+        .iter()
+        .partition(|name| name.starts_with("text.blocks.2."));
+    assert_eq!(
+        behind,
+        ["text.joint.weight", "text.norm.bias", "text.norm.weight"]
+    );
+    // Six projections with a bias, two norms, two layer scales.
+    assert_eq!(block.len(), 6 * 2 + 2 * 2 + 2);
+    let both = of_whole(last(&[Group::All], &[], 2), &looks);
+    assert_eq!(both.len(), 2 * (2 * block.len() + behind.len()));
+    assert!(both.iter().all(|name| !name.contains("blocks.0")));
+    let norms = of_whole(last(&[Group::Norm], &[Tower::Vision], 1), &looks);
+    assert_eq!(
+        norms,
+        [
+            "vision.blocks.2.norm1.bias",
+            "vision.blocks.2.norm1.weight",
+            "vision.blocks.2.norm2.bias",
+            "vision.blocks.2.norm2.weight",
+            "vision.norm.bias",
+            "vision.norm.weight",
+        ]
+    );
+    // As many as there are, and more, is all blocks; the embedding stays.
+    let many = of_whole(last(&[Group::All], &[Tower::Text], 9), &looks);
+    assert_eq!(many.len(), 3 * block.len() + behind.len());
+}
+
+#[test]
+fn it_keeps_the_laws() {
+    for roles in [
+        Group::Bias,
+        Group::Norm,
+        Group::Position,
+        Group::Class,
+        Group::All,
+    ] {
+        whole::keeps_the_laws(unfreeze(&[roles]), &[]);
+    }
+    let last = Unfreeze {
+        roles: vec![Group::All],
+        sites: Sites {
+            last: 1,
+            ..Default::default()
+        },
+    };
+    whole::keeps_the_laws(last, &[]);
 }

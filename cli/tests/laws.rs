@@ -13,7 +13,7 @@ fn siglip() -> Configured<dyn Backbone> {
     let options = r#"
         [model]
         vision = { layers = 3, width = 16, heads = 2, patch = 8, image_size = 35 }
-        text = { layers = 3, width = 24, heads = 2, context = 20, vocabulary = 259 }
+        text = { layers = 3, width = 24, heads = 2, context = 40, vocabulary = 259 }
     "#;
     let options = options.parse().unwrap();
     registry::configured::<BackboneEntry>("siglip", options).unwrap()
