@@ -28,8 +28,9 @@ use twinspan_sdk::site::{Edge, EmbedStep, Moment, Sites, Tower};
 use twinspan_sdk::stream::{Form, Stream};
 use twinspan_sdk::{Error, Result, ops, register};
 
+use crate::bottleneck::Pointwise;
 use crate::prompt::{bare, with_prompts_of};
-use side::{Block, Passage, Pointwise, channels};
+use side::{Block, Passage, channels};
 
 /// A side network beside each tower.
 ///

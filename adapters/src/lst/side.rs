@@ -15,9 +15,11 @@ use twinspan_sdk::adapter::StreamSlot;
 use twinspan_sdk::hooks::Channels;
 use twinspan_sdk::layers::{Attention, Conv2d, LayerNorm, Linear};
 use twinspan_sdk::ops::{self, Conv};
-use twinspan_sdk::parameter::{Init, Parameter, Params};
+use twinspan_sdk::parameter::{Init, Params};
 use twinspan_sdk::pass::Pass;
 use twinspan_sdk::{Error, Result};
+
+use crate::bottleneck::Pointwise;
 
 /// Channels of a head, or a little more.
 const HEAD: usize = 32;
@@ -37,41 +39,6 @@ pub(super) fn channels(slot: &StreamSlot) -> Channels {
     }
 }
 
-/// W x + b on channels, of tokens or of a map.
-pub(super) struct Pointwise {
-    weight: Parameter,
-    bias: Parameter,
-    channels: Channels,
-}
-
-impl Pointwise {
-    /// A layer between these widths, its bias 0.
-    pub fn make(
-        params: &mut Params,
-        (input, output): (usize, usize),
-        channels: Channels,
-        start: Init,
-    ) -> Result<Self> {
-        Ok(Self {
-            weight: params.trained("weight", &[output, input], start)?,
-            bias: params.trained("bias", &[output], Init::Zeros)?,
-            channels,
-        })
-    }
-
-    /// `[B, N, in]` to `[B, N, out]`, or `[B, in, H, W]` to `[B, out, H, W]`.
-    pub fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let (weight, bias) = (self.weight.tensor(pass)?, self.bias.tensor(pass)?);
-        Ok(match self.channels {
-            Channels::Last => ops::linear(x, &weight, Some(&bias))?,
-            Channels::Map => {
-                let kernel = weight.unsqueeze(2)?.unsqueeze(3)?;
-                ops::conv2d(x, &kernel, Some(&bias), Conv::default())?
-            }
-        })
-    }
-}
-
 /// The way of the side from one rung to the next.
 pub(super) struct Passage {
     /// Side of the squares that are averaged; 1 where the grid stays.
@@ -88,13 +55,14 @@ impl Passage {
         widths: (usize, usize),
     ) -> Result<Self> {
         let start = Init::KaimingUniform { fan: widths.0 };
-        let mut project = || {
-            let mut params = params.within("project");
-            Pointwise::make(&mut params, widths, channels(here), start)
-        };
         let project = match widths.0 == widths.1 {
             true => None,
-            false => Some(project()?),
+            false => Some(Pointwise::make(
+                &mut params.within("project"),
+                widths,
+                channels(here),
+                start,
+            )?),
         };
         Ok(Self {
             squares: squares(before, here, params.owner())?,
