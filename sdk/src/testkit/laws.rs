@@ -176,7 +176,8 @@ pub fn of_adapter(
 }
 
 /// The laws of several adapters in one model: those that all of them promise. Where they
-/// contradict each other every law is skipped, with the error that says so.
+/// contradict each other, in the plan or when the model starts, every law is skipped, with the
+/// error that says so.
 pub fn of_union(
     adapters: &[Configured<dyn Adapter>],
     backbone: &Configured<dyn Backbone>,
@@ -257,7 +258,12 @@ fn judged(
         law,
         outcome: match (choice, &trial) {
             (Choice::Skip(reason), _) => Outcome::Skipped(reason),
-            (Choice::Put, Ok(trial)) => outcome(trial.put(law)),
+            (Choice::Put, Ok(trial)) => match trial.put(law) {
+                Err(error) if trial.is_union() && error.is_wrong_use() => {
+                    Outcome::Skipped(error.to_string())
+                }
+                found => outcome(found),
+            },
             (Choice::Put, Err(error)) if trial::is_refused(error) => {
                 Outcome::Skipped(error.to_string())
             }

@@ -138,6 +138,11 @@ impl Trial {
         })
     }
 
+    /// Whether there are several adapters, which may contradict each other.
+    pub fn is_union(&self) -> bool {
+        self.recipe.adapters.len() > 1
+    }
+
     /// Whether there is anything to train.
     pub fn trains(&self) -> bool {
         self.trains
