@@ -8,8 +8,8 @@
 //!
 //! P `[1, n, D]` starts uniform in ±√(6/(3p² + D)), p the side of a patch. Default sites: deep,
 //! every block of the vision tower; with fewer blocks, the tokens come in at the first of them and
-//! run on behind the last. It is not the identity at the start. Owns the two kinds and their
-//! start; the arithmetic is [`prompt`](crate::prompt)'s.
+//! run on behind the last. A ResNet has no patches and is refused. It is not the identity at the
+//! start. Owns the two kinds and their start; the arithmetic is [`prompt`](crate::prompt)'s.
 
 use serde::{Deserialize, Serialize};
 use twinspan_sdk::adapter::{Adapter, Idle, Installed, Slot, Want};

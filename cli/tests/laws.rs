@@ -66,6 +66,11 @@ fn skipped(verdicts: &[Verdict]) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
+const VIT: &str =
+    r#"{ kind = "vit", layers = 2, width = 16, heads = 2, patch = 8, image_size = 32 }"#;
+const RESNET: &str =
+    r#"{ kind = "resnet", layers = [1, 1, 1, 1], width = 4, head_width = 32, image_size = 64 }"#;
+
 fn clip(vision: &str) -> Configured<dyn Backbone> {
     let options = format!(
         r#"
@@ -79,14 +84,28 @@ fn clip(vision: &str) -> Configured<dyn Backbone> {
     registry::configured::<BackboneEntry>("clip", options).unwrap()
 }
 
+fn keep_the_laws(adapters: &str, backbone: &Configured<dyn Backbone>) {
+    for adapter in expression::parse(adapters).unwrap() {
+        let verdicts = of_adapter(&adapter, backbone);
+        let sound = |v: &Verdict| match &v.outcome {
+            Outcome::Held => true,
+            Outcome::Skipped(why) => {
+                why.starts_with("it declares no") || why.starts_with("it does not declare")
+            }
+            Outcome::Broken(_) => false,
+        };
+        assert!(
+            verdicts.iter().all(sound),
+            "{adapters}: {}",
+            table(&verdicts)
+        );
+    }
+}
+
 /// Branches and convolutions of a ResNet lie where the other backbones have none.
 #[test]
 fn branch_methods_keep_the_laws_on_transformer_and_resnet() {
-    let vit =
-        clip(r#"{ kind = "vit", layers = 2, width = 16, heads = 2, patch = 8, image_size = 32 }"#);
-    let resnet = clip(
-        r#"{ kind = "resnet", layers = [1, 1, 1, 1], width = 4, head_width = 32, image_size = 64 }"#,
-    );
+    let (vit, resnet) = (clip(VIT), clip(RESNET));
     for (backbone, adapters) in [
         (
             &vit,
@@ -113,20 +132,30 @@ fn branch_methods_keep_the_laws_on_transformer_and_resnet() {
             "conv-adapter[placement=residual-parallel] + conv-adapter[placement=residual-series]",
         ),
     ] {
-        for adapter in expression::parse(adapters).unwrap() {
-            let verdicts = of_adapter(&adapter, backbone);
-            let sound = |v: &Verdict| match &v.outcome {
-                Outcome::Held => true,
-                Outcome::Skipped(why) => {
-                    why.starts_with("it declares no") || why.starts_with("it does not declare")
-                }
-                Outcome::Broken(_) => false,
-            };
-            assert!(
-                verdicts.iter().all(sound),
-                "{adapters}: {}",
-                table(&verdicts)
-            );
-        }
+        keep_the_laws(adapters, backbone);
+    }
+}
+
+/// Depths and numbers that fit small towers; a ResNet has no tokens among which prompts could lie.
+#[test]
+fn stream_methods_keep_the_laws_on_transformer_and_resnet() {
+    let (vit, resnet) = (clip(VIT), clip(RESNET));
+    let text = "coop[tokens=4] + cocoop + prefix[length=3] + lst[reduction=2]";
+    keep_the_laws(&format!("{text} + vpt[deep=false] + maple[depth=2]"), &vit);
+    keep_the_laws(text, &resnet);
+    keep_the_laws("maple[depth=3]", &siglip());
+    for (prompts, missed) in [
+        (
+            "vpt",
+            "`vpt` matches no site: it asks for projections [patch]",
+        ),
+        (
+            "maple[depth=1]",
+            "`maple` matches no site: it asks for tokens of the vision stream",
+        ),
+    ] {
+        let adapter = expression::parse(prompts).unwrap().remove(0);
+        let refused = table(&of_adapter(&adapter, &resnet));
+        assert!(refused.contains(missed), "{refused}");
     }
 }
