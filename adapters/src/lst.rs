@@ -98,6 +98,7 @@ impl Adapter for Lst {
         let starts = Tower::BOTH.into_iter().filter(beside).map(start);
         let rungs = Want::Between {
             sites: self.sites.clone(),
+            default: 0..usize::MAX,
             edge: Edge::After,
         };
         starts.chain([rungs]).collect()

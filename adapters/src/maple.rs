@@ -10,8 +10,8 @@
 //! patches; before blocks 1 to J-1, P_i and P_i F_iᵀ take the place of what those before became.
 //! P_i `[1, n, T]` starts N(0, .02), P_0 as `words` where there are some, and F_i `[D, T]`, b_i as
 //! in PyTorch. As in the paper, n = 2, J = 9, and the tokens of a picture lie behind its patches. It
-//! is not the identity at the start, and refuses towers of fewer blocks than J. Owns depths and
-//! coupling; tokens and their places are [`prompt`](crate::prompt)'s.
+//! is not the identity at the start. Where a tower has fewer blocks than J, all of them get tokens.
+//! Owns depths and coupling; tokens and their places are [`prompt`](crate::prompt)'s.
 
 use serde::{Deserialize, Serialize};
 use twinspan_sdk::adapter::{Adapter, Idle, Installed, Slot, StreamSlot, Want};
@@ -20,14 +20,11 @@ use twinspan_sdk::layers::Linear;
 use twinspan_sdk::parameter::{Parameter, Params};
 use twinspan_sdk::pass::Pass;
 use twinspan_sdk::plugin::{Opt, Plugin};
-use twinspan_sdk::site::{EmbedStep, Moment, Tower};
+use twinspan_sdk::site::{Edge, EmbedStep, Moment, Sites, Tower};
 use twinspan_sdk::stream::Stream;
 use twinspan_sdk::{Error, Result, register};
 
 use crate::prompt::{Place, Prompts, START, context, context_wants, of_tokens, prompted};
-
-/// No tower is deeper.
-const MOST_BLOCKS: usize = 1 << 12;
 
 /// Coupled tokens of both towers.
 ///
@@ -36,7 +33,7 @@ const MOST_BLOCKS: usize = 1 << 12;
 /// use twinspan_sdk::adapter::Adapter;
 ///
 /// let shallow = Maple { depth: 1, ..Default::default() };
-/// // One place in each tower; deeper, the blocks of the text tower are asked for too.
+/// // One place in each tower; deeper, the blocks of both are asked for too.
 /// assert_eq!((shallow.wants().len(), Maple::default().wants().len()), (2, 3));
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,7 +41,7 @@ const MOST_BLOCKS: usize = 1 << 12;
 pub struct Maple {
     /// Tokens n in each tower.
     pub tokens: usize,
-    /// Blocks J with tokens of their own, from the first.
+    /// Blocks J with tokens of their own, from the first; all, where there are fewer.
     pub depth: usize,
     /// What the first tokens start as; empty for N(0, .02).
     pub words: String,
@@ -69,7 +66,7 @@ impl Plugin for Maple {
         Opt::new(
             "depth",
             "integer",
-            "blocks with tokens of their own, from the first; both towers must have as many",
+            "blocks with tokens of their own, from the first, or as many as both towers have",
         ),
         Opt::new(
             "words",
@@ -81,21 +78,18 @@ impl Plugin for Maple {
 
 impl Adapter for Maple {
     fn wants(&self) -> Vec<Want> {
-        // From the deepest, so that a tower without it is told how deep it would have to be.
-        let blocks = (1..self.depth.min(MOST_BLOCKS)).rev().map(Moment::Before);
-        let in_text: Vec<Moment> = blocks.clone().collect();
         let mut wants = context_wants(&self.words);
-        if !in_text.is_empty() {
-            wants.push(Want::Streams {
-                tower: Tower::Text,
-                moments: in_text,
-            });
-        }
-        let behind_positions = Moment::Embed(EmbedStep::Positions);
         wants.push(Want::Streams {
             tower: Tower::Vision,
-            moments: [behind_positions].into_iter().chain(blocks).collect(),
+            moments: vec![Moment::Embed(EmbedStep::Positions)],
         });
+        if self.depth > 1 {
+            wants.push(Want::Between {
+                sites: Sites::default(),
+                default: 1..self.depth,
+                edge: Edge::Before,
+            });
+        }
         wants
     }
 

@@ -261,7 +261,7 @@ fn classes_of(owner: &str, batch: &Batch, pictures: usize) -> Result<Vec<u32>> {
         }
         _ => wrong(
             owner,
-            "the task's data tells no class of each picture: it is for classification".into(),
+            "the task's data tells no class of each picture, and each key belongs to one".into(),
         ),
     }
 }

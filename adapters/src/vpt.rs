@@ -83,6 +83,7 @@ impl Adapter for Vpt {
                     towers: tower.clone(),
                     ..self.sites.clone()
                 },
+                default: 0..usize::MAX,
                 edge: Edge::Before,
             },
             false => Want::Streams {

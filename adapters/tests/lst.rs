@@ -243,6 +243,7 @@ fn counting(counts: &Arc<Mutex<[usize; 2]>>) -> Configured<dyn Adapter> {
     let counts = counts.clone();
     let between = |edge| Want::Between {
         sites: Sites::default(),
+        default: 0..usize::MAX,
         edge,
     };
     let wants = vec![between(Edge::Before), between(Edge::After)];

@@ -275,7 +275,7 @@ fn data_it_is_not_for_is_refused() {
             told: false,
             ..shots()
         }),
-        "tip-adapter: the task's data tells no class of each picture: it is for classification"
+        "tip-adapter: the task's data tells no class of each picture, and each key belongs to one"
     );
     // Two sentences a class.
     assert_eq!(

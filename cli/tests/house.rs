@@ -109,9 +109,8 @@ fn no_adapter_names_a_backbone_or_a_task() {
     names.extend(registry::names::<TaskEntry>().unwrap());
     // CLIP-Adapter is the name of a method, which works on any backbone.
     let mut found = naming(&["adapters/src"], &names);
-    found.retain(|line| {
-        !line.contains("ClipAdapter") && !line.to_lowercase().contains("clip-adapter")
-    });
+    let spelt = ["clipadapter", "clip-adapter", "clip_adapter"];
+    found.retain(|line| !spelt.iter().any(|name| line.to_lowercase().contains(name)));
     assert!(found.is_empty(), "{}", found.join("\n"));
     // The search does find what is there.
     assert!(!naming(&["backbones/src"], &["clip"]).is_empty());

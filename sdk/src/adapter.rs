@@ -55,6 +55,7 @@
 //! ```
 
 use std::fmt;
+use std::ops::Range;
 
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
@@ -213,10 +214,13 @@ pub enum Want {
         /// The moments.
         moments: Vec<Moment>,
     },
-    /// The stream on one side of each of some blocks.
+    /// The stream on one side of each of some blocks; of `default`, as many as a tower has, where
+    /// `sites` names none.
     Between {
         /// The choice.
         sites: Sites,
+        /// The adapter's own choice of blocks.
+        default: Range<usize>,
         /// The side.
         edge: Edge,
     },
@@ -496,7 +500,7 @@ impl fmt::Display for Want {
                 }
                 write!(f, "the {tower} stream {}", said.join(" and "))
             }
-            Want::Between { sites, edge } => {
+            Want::Between { sites, edge, .. } => {
                 let side = match edge {
                     Edge::Before => "before",
                     Edge::After => "after",

@@ -2,6 +2,8 @@
 //!
 //! Owns the matching and what is offered when nothing matches. Installs nothing.
 
+use std::ops::Range;
+
 use crate::adapter::{
     BranchSlot, KeyValueSlot, LogitsSlot, ParameterSlot, PooledSlot, ProjectionSlot, Slot,
     StageSlot, StreamSlot, Want,
@@ -100,9 +102,13 @@ pub fn find(topology: &Topology, adapter: &str, want: &Want) -> Result<Vec<Slot>
                 format!("{blocks} blocks"),
             )
         }
-        Want::Between { sites, edge } => {
+        Want::Between {
+            sites,
+            default,
+            edge,
+        } => {
             blocks_exist(topology, adapter, sites)?;
-            let slots = between(topology, sites, *edge);
+            let slots = between(topology, sites, default, *edge);
             let blocks = |t: Tower| topology.tower(t).blocks.len();
             (
                 slots,
@@ -278,10 +284,13 @@ fn stream(topology: &Topology, tower: Tower, moment: Moment) -> Option<Slot> {
     }))
 }
 
-fn between(topology: &Topology, sites: &Sites, edge: Edge) -> Vec<Slot> {
+fn between(topology: &Topology, sites: &Sites, default: &Range<usize>, edge: Edge) -> Vec<Slot> {
+    let named = !sites.blocks.is_empty() || sites.last > 0;
     let chosen = Tower::BOTH.into_iter().flat_map(|tower| {
         let blocks = topology.tower(tower).blocks.len();
-        let covered = move |i: &usize| sites.covers(tower, At::Block(*i), blocks);
+        let covered = move |i: &usize| {
+            sites.covers(tower, At::Block(*i), blocks) && (named || default.contains(i))
+        };
         (0..blocks).filter(covered).map(move |i| (tower, i))
     });
     chosen

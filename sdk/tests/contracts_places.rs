@@ -120,6 +120,7 @@ fn a_stream_is_wished_for_on_one_side_of_blocks() {
             blocks: blocks.to_vec(),
             ..Sites::default()
         },
+        default: 0..usize::MAX,
         edge,
     };
     let of = |tower: &str, side: &str, blocks: &[usize]| -> Vec<String> {
