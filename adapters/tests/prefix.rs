@@ -129,8 +129,7 @@ fn padding_still_does_not_matter() {
     let pooled = |batch: &Batch| stream(&model, Tap::text(At::Pooled), batch).data;
     let full = pooled(&one);
     assert!(difference(&full, &pooled(&cut(&one, 3))) < 1e-12);
-    // It does matter where it is not padding.
-    assert!(Toy::WORDS > 3);
+    // What was cut off is padding, behind the end.
     let ids: Vec<u32> = one.tokens.flatten_all().unwrap().to_vec1().unwrap();
     assert_eq!((ids[2], ids[3]), (Toy::END, 0));
     let words = |model: &_, batch: &Batch| {

@@ -202,6 +202,37 @@ fn a_few_remembered_pictures_tell_classes_apart_whose_names_say_nothing() {
 }
 
 #[test]
+fn learned_context_gives_meaning_to_names_without_one() {
+    let bench = Bench::new();
+    for (colour, name) in Colour::ALL.iter().zip(NONSENSE) {
+        let of = |name: &str| bench.path("data").join(name);
+        let known = format!("{}_shape", colour.word());
+        fs::rename(of(&known), of(name)).unwrap();
+    }
+    let write = |name: &str, adapter: &str| {
+        let text = format!(
+            r#"
+            backbone = {{ use = "pocket" }}
+            {adapter}
+            task = {{ use = "classification", templates = ["a {{}}"], shots = 8 }}
+            train = {{ steps = 60, batch = 16, rate = 1e-2 }}
+        "#
+        );
+        fs::write(bench.path(name), text).unwrap();
+        bench.path(name)
+    };
+    let bare = write("zero.toml", "");
+    let zero = bench.scores(["--recipe".as_ref(), bare.as_os_str()]);
+    let zero = zero["scores"]["top-1"].as_f64().unwrap();
+    let coop = write("coop.toml", r#"adapter = [{ use = "coop" }]"#);
+    bench.train(&coop, "coop", &[]).results();
+    let coop = bench.model("coop");
+    println!("of 72 pictures right: zero-shot {zero:.1}%, CoOp {coop:.1}%");
+    // Zero-shot is chance, so three of its deviations above 16.7% at most.
+    assert!(zero < 30.0 && coop > LEAST, "{zero} {coop}");
+}
+
+#[test]
 fn captions_find_their_pictures() {
     let folder = tempfile::tempdir().unwrap();
     let mut lines = String::new();
