@@ -25,6 +25,7 @@ use twinspan_sdk::stream::Stream;
 use twinspan_sdk::{Error, Result, register};
 
 use crate::prompt::{Place, Prompts, START, context, context_wants, of_tokens, prompted};
+use crate::setting::{choice, integer};
 
 /// No tower is deeper.
 const MOST_BLOCKS: usize = 1 << 12;
@@ -65,15 +66,13 @@ impl Plugin for Maple {
     const ABOUT: &'static str =
         "learned tokens in both towers, coupled by linear maps (MaPLe, Khattak et al., 2023)";
     const OPTIONS: &'static [Opt] = &[
-        Opt::new("tokens", "integer", "learned tokens in each tower"),
-        Opt::new(
+        integer("tokens", "learned tokens in each tower"),
+        integer(
             "depth",
-            "integer",
             "blocks with tokens of their own, from the first; both towers must have as many",
         ),
-        Opt::new(
+        choice(
             "words",
-            "string",
             "what the first block's tokens start as, of as many (\"a photo\": 2); empty draws them",
         ),
     ];
