@@ -25,7 +25,6 @@ use twinspan_sdk::stream::Stream;
 use twinspan_sdk::{Error, Result, register};
 
 use crate::prompt::{Place, Prompts, START, context, context_wants, of_tokens, prompted};
-use crate::setting::{choice, integer};
 
 /// No tower is deeper.
 const MOST_BLOCKS: usize = 1 << 12;
@@ -66,13 +65,15 @@ impl Plugin for Maple {
     const ABOUT: &'static str =
         "learned tokens in both towers, coupled by linear maps (MaPLe, Khattak et al., 2023)";
     const OPTIONS: &'static [Opt] = &[
-        integer("tokens", "learned tokens in each tower"),
-        integer(
+        Opt::new("tokens", "integer", "learned tokens in each tower"),
+        Opt::new(
             "depth",
+            "integer",
             "blocks with tokens of their own, from the first; both towers must have as many",
         ),
-        choice(
+        Opt::new(
             "words",
+            "string",
             "what the first block's tokens start as, of as many (\"a photo\": 2); empty draws them",
         ),
     ];

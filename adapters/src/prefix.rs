@@ -11,9 +11,9 @@
 //! the layers as in PyTorch. With m = 0, P_K and P_V are parameters themselves, N(0, .02). Queries
 //! see the whole prefix, also where a causal mask hides later words; padding stays hidden. Default
 //! sites: every attention in the blocks of both towers. It is not the identity at the start. h is
-//! `shared`'s; masks for what stands in front are the attentions' business.
+//! `perceptron`'s; masks for what stands in front are the attentions' business.
 
-mod shared;
+mod perceptron;
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
@@ -28,7 +28,7 @@ use twinspan_sdk::{Result, ops, register};
 
 use crate::prompt::{START, each};
 use crate::setting::{check_count, integer};
-use shared::Shared;
+use perceptron::Perceptron;
 
 /// Learned keys and values.
 ///
@@ -86,13 +86,13 @@ impl Adapter for Prefix {
         for tower in Tower::BOTH {
             let attentions = slots.iter().filter_map(Slot::key_value);
             let attentions: Vec<_> = attentions.filter(|s| s.tower == tower).collect();
-            let Some(first) = attentions.first() else {
+            let Some(width) = attentions.first().map(|s| s.width) else {
                 continue;
             };
             let mut here = params.within(tower);
             let shared = match self.hidden {
                 0 => None,
-                hidden => Some(Shared::make(&mut here, self.length, first.width, hidden)?),
+                hidden => Some(Perceptron::make(&mut here, self.length, width, hidden)?),
             };
             for slot in attentions {
                 let here = &mut here.within(format!("blocks.{}", slot.block));
@@ -105,7 +105,7 @@ impl Adapter for Prefix {
 }
 
 impl Prefix {
-    fn made(&self, width: usize, shared: Option<&Shared>, params: &mut Params) -> Result<Made> {
+    fn made(&self, width: usize, shared: Option<&Perceptron>, params: &mut Params) -> Result<Made> {
         let Some(shared) = shared else {
             let shape = [self.length, width];
             return Ok(Made::Direct {
@@ -130,7 +130,7 @@ enum Made {
     Shared {
         key: Linear,
         value: Linear,
-        shared: Shared,
+        shared: Perceptron,
     },
 }
 

@@ -14,13 +14,13 @@ use twinspan_sdk::{Result, ops};
 
 /// E, W_h and b_h of a tower.
 #[derive(Clone)]
-pub(super) struct Shared {
+pub(super) struct Perceptron {
     /// `[n, D]`.
     embedding: Parameter,
     layer: Linear,
 }
 
-impl Shared {
+impl Perceptron {
     pub fn make(params: &mut Params, length: usize, width: usize, hidden: usize) -> Result<Self> {
         Ok(Self {
             embedding: params.trained("embedding", &[length, width], Init::Normal(1.0))?,
