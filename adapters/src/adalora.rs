@@ -9,22 +9,23 @@
 //! and that sensitivity's uncertainty, both averaged over steps; of all sites together as many
 //! triplets keep their λ as the budget allows, which falls from the start rank to the rank by
 //! (1 − t)³. λ starts at 0, P and Q N(0, 0.02). Default sites: query and value of both towers.
-//! The averages are kept with the model, so that a run can go on. Owns options, starts and the
-//! size of the budget; who keeps their λ is `budget`'s, the arithmetic of the update
-//! `low_rank`'s.
+//! The averages are kept with the model, so that a run can go on. Owns options and the
+//! size of the budget; triplets and who keeps their λ are `budget`'s, the arithmetic of the
+//! update is `low_rank`'s.
 
 mod budget;
 
 use serde::{Deserialize, Serialize};
 use twinspan_sdk::adapter::{Adapter, Installed, Slot, Want};
 use twinspan_sdk::hooks::Hooks;
-use twinspan_sdk::parameter::{Init, Params};
+use twinspan_sdk::parameter::Params;
 use twinspan_sdk::plugin::{Capabilities, Opt, Plugin};
-use twinspan_sdk::site::{Projection, Sites};
-use twinspan_sdk::{Error, Result, register};
+use twinspan_sdk::site::Sites;
+use twinspan_sdk::{Result, register};
 
-use crate::low_rank::{LowRank, check};
-use budget::{Budgeted, Scored, Triplets};
+use crate::low_rank::{self, check};
+use crate::setting::{FOLDS, check_count, check_zero_or_above, integer, number, wrong};
+use budget::{Budgeted, Triplets};
 
 /// Low-rank updates that share a budget of ranks.
 ///
@@ -81,49 +82,30 @@ impl Plugin for Adalora {
     const ABOUT: &'static str =
         "low-rank updates that share a budget of ranks (AdaLoRA, Zhang et al., 2023)";
     const OPTIONS: &'static [Opt] = &[
-        Opt::new("rank", "integer", "mean rank of a site at the end"),
-        Opt::new("start_rank", "integer", "rank of every site at the start"),
-        Opt::new(
-            "alpha",
-            "number",
-            "strength: the update counts alpha/start_rank",
-        ),
-        Opt::new("warmup", "integer", "steps before ranks begin to fall"),
-        Opt::new("cooldown", "integer", "last steps, in which ranks stay"),
-        Opt::new(
-            "interval",
-            "integer",
-            "steps from one choice of ranks to the next",
-        ),
+        integer("rank", "mean rank of a site at the end"),
+        integer("start_rank", "rank of every site at the start"),
+        number("alpha", "strength: the update counts alpha/start_rank"),
+        integer("warmup", "steps before ranks begin to fall"),
+        integer("cooldown", "last steps, in which ranks stay"),
+        integer("interval", "steps from one choice of ranks to the next"),
         Opt::new(
             "betas",
             "list of two numbers",
             "what averages of sensitivity and of uncertainty keep of their past",
         ),
-        Opt::new(
-            "orthogonality",
-            "number",
-            "weight of the penalty in the loss",
-        ),
-        Opt::new("dropout", "number", "on what Q reads, while training"),
+        number("orthogonality", "weight of the penalty in the loss"),
+        number("dropout", "on what Q reads, while training"),
         Opt::sites("both towers, query and value"),
     ];
 }
 
 impl Adapter for Adalora {
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            identity_at_start: true,
-            mergeable: true,
-            ..Default::default()
-        }
+        FOLDS
     }
 
     fn wants(&self) -> Vec<Want> {
-        vec![Want::Projections {
-            sites: self.sites.clone(),
-            default: &[Projection::Query, Projection::Value],
-        }]
+        low_rank::wants(&self.sites)
     }
 
     fn install(&self, slots: &[Slot], params: &mut Params, hooks: &mut Hooks) -> Result<Installed> {
@@ -131,24 +113,11 @@ impl Adapter for Adalora {
         let mut triplets = Vec::new();
         for slot in slots.iter().filter_map(Slot::projection) {
             let params = &mut params.within(&slot.name);
-            let (q, p) = LowRank::shapes(slot, self.start_rank);
-            let drawn = Init::Normal(0.02);
-            let mut scored =
-                |name: &str, shape: &[usize], init| Scored::make(params, name, shape, init);
-            let q = scored("q", &q, drawn)?;
-            let lambda = scored("lambda", &[self.start_rank], Init::Zeros)?;
-            let p = scored("p", &p, drawn)?;
-            let (a, b) = (q.parameter.clone(), p.parameter.clone());
-            let scale = self.alpha / self.start_rank as f64;
-            hooks.update(
-                slot,
-                LowRank {
-                    middle: Some(lambda.parameter.clone()),
-                    dropout: self.dropout,
-                    ..LowRank::new(slot, a, b, scale)
-                },
-            );
-            triplets.push(Triplets { q, lambda, p });
+            let new = Triplets::make(slot, self.start_rank, params)?;
+            let mut update = new.update(slot, self.alpha / self.start_rank as f64);
+            update.dropout = self.dropout;
+            hooks.update(slot, update);
+            triplets.push(new);
         }
         Ok(Box::new(Budgeted {
             options: self.clone(),
@@ -168,27 +137,17 @@ impl Adalora {
 
     fn check(&self, owner: &str) -> Result<()> {
         check(owner, self.rank, self.alpha, self.dropout)?;
-        let wrong = |message: String| Err(Error::wrong_use(format!("{owner}: {message}")));
-        if self.start_rank < self.rank {
-            return wrong(format!(
-                "start_rank = {} must be at least rank = {}",
-                self.start_rank, self.rank
-            ));
+        let (rank, start_rank, (first, second)) = (self.rank, self.start_rank, self.betas);
+        if start_rank < rank {
+            let message = format!("start_rank = {start_rank} must be at least rank = {rank}");
+            return Err(wrong(owner, message));
         }
-        let (first, second) = self.betas;
         if ![first, second].iter().all(|beta| (0.0..1.0).contains(beta)) {
-            return wrong(format!("betas = [{first}, {second}] must lie in [0, 1)"));
+            let message = format!("betas = [{first}, {second}] must lie in [0, 1)");
+            return Err(wrong(owner, message));
         }
-        if self.interval == 0 {
-            return wrong("interval must be above 0".into());
-        }
-        if !(self.orthogonality.is_finite() && self.orthogonality >= 0.0) {
-            return wrong(format!(
-                "orthogonality = {} must be 0 or above",
-                self.orthogonality
-            ));
-        }
-        Ok(())
+        check_count(owner, "interval", self.interval)?;
+        check_zero_or_above(owner, "orthogonality", self.orthogonality)
     }
 }
 

@@ -7,46 +7,29 @@
 //! parallel    y + s·up(a(down x))      x its un-normed input
 //! ```
 //!
-//! What the options leave open follows from the placement:
-//!
-//! | placement | branches | a | d | s | dropout | start |
-//! |---|---|---|---|---|---|---|
-//! | `houlsby` | attention, MLP | GELU | width/16 | 1 | 0 | weights N(0, .02): near the identity |
-//! | `pfeiffer` | MLP | ReLU | width/16 | 1 | 0 | weights N(0, .02): near the identity |
-//! | `parallel` | MLP | ReLU | 64 | .1 | .1 | down uniform in ±√(1/in), up 0: the identity |
-//!
-//! Biases start as zeros, dropout lies behind a. A ResNet's `convolution` branch is served when
-//! it is named, by 1x1 convolutions; in parallel, its input is averaged to the output's grid, as
-//! the shortcut's is. In series it also serves projections that are named: then y is their output.
-//! Owns the placements; the arithmetic is [`bottleneck`](crate::bottleneck)'s.
+//! What the options leave open follows from the placement, see [`placement`]. Biases start as
+//! zeros, dropout lies behind a. A ResNet's `convolution` branch is served when it is named, by 1x1
+//! convolutions; in parallel, its input is averaged to the output's grid, as the shortcut's is. In
+//! series it also serves projections that are named: then y is their output. Owns the options; the
+//! arithmetic is [`bottleneck`](crate::bottleneck)'s.
 
-use candle_core::Tensor;
+pub mod placement;
+
 use serde::{Deserialize, Serialize};
-use twinspan_sdk::adapter::{self, BranchSlot, Idle, Installed, Slot, Want};
-use twinspan_sdk::hooks::{BranchHook, BranchView, Channels, Hooks};
-use twinspan_sdk::parameter::{Init, Params};
-use twinspan_sdk::pass::Pass;
+use twinspan_sdk::adapter::{self, Idle, Installed, Slot, Want};
+use twinspan_sdk::hooks::{Channels, Hooks};
+use twinspan_sdk::parameter::Params;
 use twinspan_sdk::plugin::{Capabilities, Opt, Plugin};
-use twinspan_sdk::site::{Branch, Sites};
-use twinspan_sdk::{Result, ops, register};
+use twinspan_sdk::site::Sites;
+use twinspan_sdk::{Result, register};
 
-use crate::bottleneck::{
-    Activation, Bottleneck, Nonlinearity, Pointwise, behind, narrowed, outputs, squares,
+use crate::bottleneck::place::{behind, beside, outputs};
+use crate::bottleneck::{Activation, Bottleneck, Pointwise, narrowed};
+use crate::setting::{
+    Setting, check_count, check_dropout, check_factor, choice, integer_or_auto, number_or_auto,
+    wrong,
 };
-use crate::setting::{Setting, check_count, check_dropout, check_factor, wrong};
-
-/// Where a bottleneck lies, after the paper that put it there.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Placement {
-    /// Behind attention and MLP.
-    #[default]
-    Houlsby,
-    /// Behind the MLP.
-    Pfeiffer,
-    /// Parallel to the MLP.
-    Parallel,
-}
+pub use placement::Placement;
 
 /// Bottlenecks beside or behind branches.
 ///
@@ -83,34 +66,25 @@ impl Plugin for Adapter {
     const NAME: &'static str = "adapter";
     const ABOUT: &'static str = "bottlenecks behind or beside branches (Houlsby et al., 2019; Pfeiffer et al., 2021; AdaptFormer, Chen et al., 2022)";
     const OPTIONS: &'static [Opt] = &[
-        Opt::new(
+        choice(
             "placement",
-            "string",
             "houlsby (behind attention and MLP), pfeiffer (behind the MLP) or parallel (beside the MLP); what is `auto` below follows from it",
         ),
-        Opt::new(
-            "width",
-            "integer or auto",
-            "of the bottleneck; parallel: 64",
-        ),
-        Opt::new(
+        integer_or_auto("width", "of the bottleneck; parallel: 64"),
+        integer_or_auto(
             "reduction",
-            "integer or auto",
             "the output's width over the bottleneck's, in place of width; in series: 16",
         ),
-        Opt::new(
+        choice(
             "activation",
-            "string",
             "auto, relu, gelu or quick-gelu; houlsby: gelu, otherwise relu",
         ),
-        Opt::new(
+        number_or_auto(
             "scale",
-            "number or auto",
             "factor of what is added; in series: 1, parallel: 0.1",
         ),
-        Opt::new(
+        number_or_auto(
             "dropout",
-            "number or auto",
             "behind the activation; in series: 0, parallel: 0.1",
         ),
         Opt::sites(
@@ -128,26 +102,17 @@ impl adapter::Adapter for Adapter {
     }
 
     fn wants(&self) -> Vec<Want> {
-        outputs(
-            &self.sites,
-            match self.placement {
-                Placement::Houlsby => &[Branch::Attention, Branch::Mlp],
-                Placement::Pfeiffer | Placement::Parallel => &[Branch::Mlp],
-            },
-        )
+        outputs(&self.sites, self.placement.branches())
     }
 
     fn install(&self, slots: &[Slot], params: &mut Params, hooks: &mut Hooks) -> Result<Installed> {
-        self.check(params.owner())?;
-        if self.placement == Placement::Parallel {
-            for (slot, branch) in slots.iter().filter_map(|s| Some((s, s.branch()?))) {
-                let beside = self.beside(branch, &mut params.within(slot))?;
-                hooks.branch(branch, beside);
-            }
-        } else {
-            behind(slots, hooks, |name, width, channels| {
-                self.bottleneck((width, width), channels, &mut params.within(name))
-            })?;
+        let owner = params.owner().to_string();
+        self.check(&owner)?;
+        let make =
+            |name: &str, ends, channels| self.bottleneck(ends, channels, &mut params.within(name));
+        match self.placement {
+            Placement::Parallel => beside(slots, hooks, &owner, make)?,
+            Placement::Houlsby | Placement::Pfeiffer => behind(slots, hooks, make)?,
         }
         Ok(Box::new(Idle))
     }
@@ -160,23 +125,13 @@ impl Adapter {
             return Err(wrong(owner, why));
         }
         if let (Setting::Is(_), Setting::Is(_)) = (self.width, self.reduction) {
-            return Err(wrong(
-                owner,
-                "width and reduction say the same: leave one out",
-            ));
+            let why = "width and reduction say the same: leave one out";
+            return Err(wrong(owner, why));
         }
         check_count(owner, "width", self.width.or(1))?;
         check_count(owner, "reduction", self.reduction.or(1))?;
         check_factor(owner, "scale", self.scale.or(1.0))?;
         check_dropout(owner, self.dropout.or(0.0))
-    }
-
-    fn beside(&self, slot: &BranchSlot, params: &mut Params) -> Result<Beside> {
-        let ends = (slot.before.width, slot.width);
-        Ok(Beside {
-            squares: squares(slot, params.owner())?,
-            bottleneck: self.bottleneck(ends, slot.channels(), params)?,
-        })
     }
 
     fn bottleneck(
@@ -185,42 +140,18 @@ impl Adapter {
         channels: Channels,
         params: &mut Params,
     ) -> Result<Bottleneck> {
-        let series = (narrowed(output, 16, 1), 1.0, 0.0, [Init::Normal(0.02); 2]);
-        let uniform = Init::KaimingUniform { fan: input };
-        let parallel = (64, 0.1, 0.1, [uniform, Init::Zeros]);
-        let (own, (width, scale, dropout, [down, up])) = match self.placement {
-            Placement::Houlsby => (ops::gelu as Nonlinearity, series),
-            Placement::Pfeiffer => (ops::relu as Nonlinearity, series),
-            Placement::Parallel => (ops::relu as Nonlinearity, parallel),
-        };
+        let own = self.placement.own(input, output);
         let d = match self.reduction {
             Setting::Is(reduction) => narrowed(output, reduction, 1),
-            Setting::Auto => self.width.or(width),
+            Setting::Auto => self.width.or(own.width),
         };
         Ok(Bottleneck {
-            down: Pointwise::make(&mut params.within("down"), (input, d), channels, down)?,
-            activation: self.activation.or(own),
-            dropout: self.dropout.or(dropout),
-            up: Pointwise::make(&mut params.within("up"), (d, output), channels, up)?,
-            scale: self.scale.or(scale),
+            down: Pointwise::make(&mut params.within("down"), (input, d), channels, own.down)?,
+            activation: self.activation.or(own.activation),
+            dropout: self.dropout.or(own.dropout),
+            up: Pointwise::make(&mut params.within("up"), (d, output), channels, own.up)?,
+            scale: self.scale.or(own.scale),
         })
-    }
-}
-
-/// y + f(x), x the branch's un-normed input.
-struct Beside {
-    bottleneck: Bottleneck,
-    /// Side of the squares of x that are one pixel of y.
-    squares: usize,
-}
-
-impl BranchHook for Beside {
-    fn forward(&self, view: BranchView, output: &Tensor, pass: &mut Pass) -> Result<Tensor> {
-        let x = match self.squares {
-            1 => view.input.clone(),
-            side => ops::avg_pool2d(view.input, side)?,
-        };
-        Ok(ops::add(output, &self.bottleneck.forward(&x, pass)?)?)
     }
 }
 

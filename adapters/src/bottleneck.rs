@@ -4,21 +4,19 @@
 //! f(x) = s · (U a(D x + b) + c)      D [d, in], U [out, d], on the channels of tokens or of a map
 //! ```
 //!
-//! Owns the arithmetic, with D and U stored whole or made of smaller parts ([`Matrix`]), and the
-//! hook that puts a bottleneck in series behind an output, y + f(y). How wide it is and how it
-//! starts is each method's own. No plugin.
+//! Owns the arithmetic, with D and U stored whole or made of smaller parts ([`Matrix`]); where a
+//! bottleneck is hung is [`place`]'s. How wide it is and how it starts is each method's own. No
+//! plugin.
+
+pub mod place;
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use twinspan_sdk::Result;
-use twinspan_sdk::adapter::{BranchSlot, Slot, Want};
-use twinspan_sdk::hooks::{BranchHook, BranchView, Channels, Hooks, Transform};
+use twinspan_sdk::hooks::Channels;
 use twinspan_sdk::ops::{self, Conv};
 use twinspan_sdk::parameter::{Init, Parameter, Params};
 use twinspan_sdk::pass::Pass;
-use twinspan_sdk::site::{Branch, Sites};
-
-use crate::setting::wrong;
 
 /// The nonlinearity a, of any shape, element by element.
 pub type Nonlinearity = fn(&Tensor) -> candle_core::Result<Tensor>;
@@ -148,93 +146,9 @@ impl<M: Matrix> Bottleneck<M> {
     }
 }
 
-/// y + f(y), behind a branch or a projection.
-struct InSeries<M>(Bottleneck<M>);
-
-impl<M: Matrix> Transform for InSeries<M> {
-    fn forward(&self, y: &Tensor, pass: &mut Pass) -> Result<Tensor> {
-        Ok(ops::add(y, &self.0.forward(y, pass)?)?)
-    }
-}
-
-impl<M: Matrix> BranchHook for InSeries<M> {
-    fn forward(&self, _: BranchView, output: &Tensor, pass: &mut Pass) -> Result<Tensor> {
-        Transform::forward(self, output, pass)
-    }
-}
-
-/// Hangs what `make` makes, of a place's name, width and channels, behind every branch and
-/// projection of `slots`.
-///
-/// # Errors
-/// It cannot be made.
-pub fn behind<M: Matrix>(
-    slots: &[Slot],
-    hooks: &mut Hooks,
-    mut make: impl FnMut(&str, usize, Channels) -> Result<Bottleneck<M>>,
-) -> Result<()> {
-    for slot in slots {
-        let name = slot.to_string();
-        match slot {
-            Slot::Branch(slot) => {
-                let behind = make(&name, slot.width, slot.channels())?;
-                hooks.branch(slot, InSeries(behind));
-            }
-            Slot::Projection(slot) => {
-                let behind = make(&name, slot.output, slot.channels())?;
-                hooks.output(slot, InSeries(behind));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// Wishes for the places of a bottleneck in series: outputs of `default` branches, or of the
-/// branches and projections that `sites` names.
-pub fn outputs(sites: &Sites, default: &'static [Branch]) -> Vec<Want> {
-    let (branches, projections) = (&sites.branches, &sites.projections);
-    let mut wants = Vec::new();
-    if !branches.is_empty() || projections.is_empty() {
-        wants.push(Want::Branches {
-            sites: sites.clone(),
-            default,
-        });
-    }
-    if !projections.is_empty() {
-        wants.push(Want::Projections {
-            sites: sites.clone(),
-            default: &[],
-        });
-    }
-    wants
-}
-
 /// The narrow width d for `channels`: at least one, and a whole multiple of `of`.
 pub fn narrowed(channels: usize, reduction: usize, of: usize) -> usize {
     (channels / reduction.max(1))
         .max(1)
         .next_multiple_of(of.max(1))
-}
-
-/// Side of the squares of a branch's input that one pixel of its output covers: 1 but for maps
-/// that shrink.
-///
-/// # Errors
-/// The grids do not divide, in the name of `owner`.
-pub fn squares(slot: &BranchSlot, owner: &str) -> Result<usize> {
-    let (Some(from), Some(to)) = (slot.before.grid, slot.stream.grid) else {
-        return Ok(1);
-    };
-    let side = from.0 / to.0.max(1);
-    match from == (to.0 * side, to.1 * side) {
-        true => Ok(side),
-        false => Err(wrong(
-            owner,
-            format!(
-                "block {} of {} goes from {from:?} pixels to {to:?}, which do not divide",
-                slot.block, slot.tower
-            ),
-        )),
-    }
 }

@@ -6,8 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use twinspan_sdk::Result;
 use twinspan_sdk::adapter::{ProjectionSlot, Slot};
-use twinspan_sdk::{Error, Result};
+
+use crate::setting::wrong;
 
 /// The value for `slot`; none where no key fits.
 ///
@@ -24,10 +26,10 @@ pub(crate) fn value<T: Copy>(
     for (key, value) in values.iter().filter(|(key, _)| fits(key, &slot.name)) {
         best = match best {
             Some((other, _)) if parts(other) == parts(key) => {
-                return Err(Error::wrong_use(format!(
-                    "{owner}: {option}: `{other}` and `{key}` both fit {}; name more of it",
-                    slot.name
-                )));
+                let name = &slot.name;
+                let message =
+                    format!("{option}: `{other}` and `{key}` both fit {name}; name more of it");
+                return Err(wrong(owner, message));
             }
             Some(longer) if parts(longer.0) > parts(key) => Some(longer),
             _ => Some((key, *value)),
@@ -50,14 +52,14 @@ pub(crate) fn all_fit<T>(
     };
     let projections: BTreeSet<&str> = slots.iter().map(|s| s.projection.name()).collect();
     let projections: Vec<&str> = projections.into_iter().collect();
-    Err(Error::wrong_use(format!(
-        "{owner}: {option}: `{key}` fits no site; a key is part of a site's name, as {}; its \
+    let first = slots.first();
+    let example = first.map_or("vision.blocks.0.value", |slot| slot.name.as_str());
+    let message = format!(
+        "{option}: `{key}` fits no site; a key is part of a site's name, as {example}; its \
          projections are: {}",
-        slots
-            .first()
-            .map_or("vision.blocks.0.value", |slot| slot.name.as_str()),
         projections.join(", ")
-    )))
+    );
+    Err(wrong(owner, message))
 }
 
 /// Whether the parts of `key` stand in `name`, one behind the other.

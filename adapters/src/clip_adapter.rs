@@ -19,7 +19,9 @@ use twinspan_sdk::parameter::{Init, Parameter, Params};
 use twinspan_sdk::pass::Pass;
 use twinspan_sdk::plugin::{Opt, Plugin};
 use twinspan_sdk::site::Tower;
-use twinspan_sdk::{Error, Result, register};
+use twinspan_sdk::{Result, register};
+
+use crate::setting::{integer, number, wrong};
 
 /// A network on pooled vectors.
 ///
@@ -57,14 +59,12 @@ impl Plugin for ClipAdapter {
     const ABOUT: &'static str =
         "a small network on the pooled vector (CLIP-Adapter, Gao et al., 2021)";
     const OPTIONS: &'static [Opt] = &[
-        Opt::new(
+        integer(
             "reduction",
-            "integer",
             "width of the vector over that of the network's middle",
         ),
-        Opt::new(
+        number(
             "ratio",
-            "number",
             "how much of the new vector is the network's, above 0 and at most 1",
         ),
         Opt::new(
@@ -94,15 +94,16 @@ impl Adapter for ClipAdapter {
 
 impl ClipAdapter {
     fn check(&self, owner: &str, slot: &PooledSlot) -> Result<()> {
-        let wrong = |message: String| Err(Error::wrong_use(format!("{owner}: {message}")));
         if !(1..=slot.width).contains(&self.reduction) {
-            return wrong(format!(
+            let message = format!(
                 "reduction = {} must lie between 1 and {}, the width of the {} vector",
                 self.reduction, slot.width, slot.tower
-            ));
+            );
+            return Err(wrong(owner, message));
         }
         if !(self.ratio > 0.0 && self.ratio <= 1.0) {
-            return wrong(format!("ratio = {} must lie in (0, 1]", self.ratio));
+            let message = format!("ratio = {} must lie in (0, 1]", self.ratio);
+            return Err(wrong(owner, message));
         }
         Ok(())
     }

@@ -24,7 +24,8 @@ use twinspan_sdk::site::{At, Tap, Tower};
 use twinspan_sdk::stream::Stream;
 use twinspan_sdk::{Error, Result, ops, register};
 
-use crate::prompt::{Place, context, context_wants, each, prompted};
+use crate::prompt::{Place, TOKENS, WORDS, context, context_wants, each, prompted};
+use crate::setting::integer;
 
 /// Context of sentences that depends on the picture.
 ///
@@ -63,16 +64,10 @@ impl Plugin for Cocoop {
     const ABOUT: &'static str =
         "context of a sentence that depends on the picture (CoCoOp, Zhou et al., 2022)";
     const OPTIONS: &'static [Opt] = &[
-        Opt::new("tokens", "integer", "context vectors"),
-        Opt::new(
-            "words",
-            "string",
-            "what the context starts as, as many tokens as there are vectors (\"a photo of a\": 4); \
-             empty draws it",
-        ),
-        Opt::new(
+        TOKENS,
+        WORDS,
+        integer(
             "reduction",
-            "integer",
             "width of a picture's vector over that of the meta-net",
         ),
     ];

@@ -1,5 +1,4 @@
-//! Compacter (Karimi Mahabadi et al., 2021, arXiv 2106.04647): adapters whose weights are sums of
-//! Kronecker products.
+//! Compacter (Karimi Mahabadi et al., 2021, arXiv 2106.04647): adapters of Kronecker products.
 //!
 //! ```text
 //! y + up(a(down y))         W = Σᵢ Aᵢ ⊗ (sᵢ tᵢᵀ)     i = 1..n, for W of down and of up
@@ -10,20 +9,22 @@
 //! each weight's own. Default sites: attention and MLP (`houlsby`), or the MLP (`pfeiffer`), and
 //! whatever else [`adapter`](crate::adapter) serves in series. Defaults: n 4, r 1, width/32 rounded
 //! up to a multiple of n, GELU. Start: A N(0, 1e-4), s and t Xavier-uniform, biases 0: near the
-//! identity. Owns the sum; the rest is [`bottleneck`](crate::bottleneck)'s.
+//! identity. The sum is `kronecker`'s, the rest [`bottleneck`](crate::bottleneck)'s.
 
-use candle_core::Tensor;
+mod kronecker;
+
 use serde::{Deserialize, Serialize};
 use twinspan_sdk::adapter::{Adapter, Idle, Installed, Slot, Want};
 use twinspan_sdk::hooks::{Channels, Hooks};
 use twinspan_sdk::parameter::{Init, Parameter, Params};
-use twinspan_sdk::pass::Pass;
 use twinspan_sdk::plugin::{Opt, Plugin};
 use twinspan_sdk::site::{Branch, Sites};
 use twinspan_sdk::{Result, ops, register};
 
-use crate::bottleneck::{Activation, Bottleneck, Matrix, Pointwise, behind, narrowed, outputs};
-use crate::setting::{check_count, check_dropout, wrong};
+use crate::bottleneck::place::{behind, outputs, width};
+use crate::bottleneck::{Activation, Bottleneck, Pointwise, narrowed};
+use crate::setting::{check_count, check_dropout, choice, integer, number, wrong};
+use kronecker::Kronecker;
 
 /// Where the adapters lie, after the paper that put them there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,44 +83,35 @@ impl Plugin for Compacter {
     const ABOUT: &'static str =
         "adapters of Kronecker products (Compacter, Karimi Mahabadi et al., 2021)";
     const OPTIONS: &'static [Opt] = &[
-        Opt::new(
+        choice(
             "placement",
-            "string",
             "houlsby (behind attention and MLP) or pfeiffer (behind the MLP)",
         ),
-        Opt::new("n", "integer", "products in a sum; it divides the widths"),
-        Opt::new("rank", "integer", "rank of each product's own factor"),
-        Opt::new(
+        integer("n", "products in a sum; it divides the widths"),
+        integer("rank", "rank of each product's own factor"),
+        integer(
             "reduction",
-            "integer",
             "the output's width over the bottleneck's, which is rounded up to a multiple of n",
         ),
-        Opt::new(
-            "activation",
-            "string",
-            "auto (gelu), relu, gelu or quick-gelu",
-        ),
-        Opt::new("dropout", "number", "behind the activation, while training"),
+        choice("activation", "auto (gelu), relu, gelu or quick-gelu"),
+        number("dropout", "behind the activation, while training"),
         Opt::sites("both towers, the placement's branches; also projections that are named"),
     ];
 }
 
 impl Adapter for Compacter {
     fn wants(&self) -> Vec<Want> {
-        outputs(
-            &self.sites,
-            match self.placement {
-                Placement::Houlsby => &[Branch::Attention, Branch::Mlp],
-                Placement::Pfeiffer => &[Branch::Mlp],
-            },
-        )
+        let branches: &[Branch] = match self.placement {
+            Placement::Houlsby => &[Branch::Attention, Branch::Mlp],
+            Placement::Pfeiffer => &[Branch::Mlp],
+        };
+        outputs(&self.sites, branches)
     }
 
     fn install(&self, slots: &[Slot], params: &mut Params, hooks: &mut Hooks) -> Result<Installed> {
         self.check(slots, params.owner())?;
-        let n = self.n;
-        let shared = params.trained("a", &[n, n, n], Init::Normal(1e-4))?;
-        behind(slots, hooks, |name, width, channels| {
+        let shared = params.trained("a", &[self.n; 3], Init::Normal(1e-4))?;
+        behind(slots, hooks, |name, (width, _), channels| {
             self.bottleneck(&shared, width, channels, &mut params.within(name))
         })?;
         Ok(Box::new(Idle))
@@ -133,12 +125,7 @@ impl Compacter {
         check_count(owner, "reduction", self.reduction)?;
         check_dropout(owner, self.dropout)?;
         let n = self.n;
-        for slot in slots {
-            let width = match slot {
-                Slot::Branch(slot) => slot.width,
-                Slot::Projection(slot) => slot.output,
-                _ => continue,
-            };
+        for (slot, width) in slots.iter().filter_map(|s| Some((s, width(s)?))) {
             if !width.is_multiple_of(n) {
                 let message = format!("n = {n} does not divide {width}, the width of {slot}");
                 return Err(wrong(owner, message));
@@ -157,7 +144,7 @@ impl Compacter {
         let d = narrowed(width, self.reduction, self.n);
         let mut layer = |name: &str, (input, output)| {
             let mut here = params.within(name);
-            let sum = self.sum(shared, (input, output), &mut here)?;
+            let sum = Kronecker::make(shared, (input, output), self.rank, &mut here)?;
             Pointwise::over(sum, output, &mut here, channels)
         };
         Ok(Bottleneck {
@@ -167,55 +154,6 @@ impl Compacter {
             up: layer("up", (d, width))?,
             scale: 1.0,
         })
-    }
-
-    fn sum(
-        &self,
-        shared: &Parameter,
-        (input, output): (usize, usize),
-        params: &mut Params,
-    ) -> Result<Kronecker> {
-        let (n, r) = (self.n, self.rank);
-        let mut factor = |name: &str, width: usize| {
-            let start = Init::Xavier {
-                fan_in: width / n,
-                fan_out: r,
-            };
-            params.trained(name, &[n, width / n, r], start)
-        };
-        Ok(Kronecker {
-            a: shared.clone(),
-            s: factor("s", output)?,
-            t: factor("t", input)?,
-        })
-    }
-}
-
-/// Σᵢ Aᵢ ⊗ (sᵢ tᵢᵀ).
-struct Kronecker {
-    /// `[n, n, n]`: Aᵢ by i.
-    a: Parameter,
-    /// `[n, out/n, r]`.
-    s: Parameter,
-    /// `[n, in/n, r]`.
-    t: Parameter,
-}
-
-impl Matrix for Kronecker {
-    fn values(&self, pass: &Pass) -> Result<Tensor> {
-        let (a, s, t) = (
-            self.a.tensor(pass)?,
-            self.s.tensor(pass)?,
-            self.t.tensor(pass)?,
-        );
-        let (n, rows, _) = s.dims3()?;
-        let columns = t.dim(1)?;
-        let own = s.matmul(&t.transpose(1, 2)?.contiguous()?)?;
-        // Every element of every A times every element of what it belongs to, summed over i.
-        let own = own.flatten_from(1)?.t()?;
-        let products = ops::linear(&a.flatten_from(1)?.t()?, &own, None)?;
-        let blocks = products.reshape((n, n, rows, columns))?.transpose(1, 2)?;
-        Ok(blocks.reshape((n * rows, n * columns))?)
     }
 }
 

@@ -9,22 +9,26 @@
 //! A token beside the patches is a map of one pixel: class tokens, registers and prompts meet the
 //! centre of K alone. Default sites: attention and MLP of the vision tower; where tokens lie on no
 //! grid it is refused. Start: D Xavier-uniform, K the identity at its centre, U 0, biases 0: the
-//! identity. Dropout lies before U. Down and up are [`bottleneck`](crate::bottleneck)'s.
+//! identity. Dropout lies before U. K is `on_grid`'s, down and up are
+//! [`bottleneck`](crate::bottleneck)'s.
 
-use candle_core::{DType, Device, Tensor};
+mod on_grid;
+
+use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use twinspan_sdk::adapter::{Adapter, Idle, Installed, Slot, Want};
 use twinspan_sdk::hooks::{BranchHook, BranchView, Channels, Hooks};
-use twinspan_sdk::ops::{self, Conv};
-use twinspan_sdk::parameter::{Init, Parameter, Params};
+use twinspan_sdk::parameter::{Init, Params};
 use twinspan_sdk::pass::Pass;
 use twinspan_sdk::plugin::{Capabilities, Opt, Plugin};
 use twinspan_sdk::site::{Branch, Sites, Tower};
-use twinspan_sdk::stream::{SpanKind, Stream};
-use twinspan_sdk::{Error, Result, register};
+use twinspan_sdk::{Result, ops, register};
 
 use crate::bottleneck::Pointwise;
-use crate::setting::{check_count, check_dropout, check_factor, wrong};
+use crate::setting::{
+    IDENTITY, check_count, check_dropout, check_factor, integer, number, sites_or, wrong,
+};
+use on_grid::OnGrid;
 
 /// Convolutional bypasses of attention and MLP.
 ///
@@ -46,7 +50,7 @@ pub struct Convpass {
     pub scale: f64,
     /// Dropout before U.
     pub dropout: f64,
-    /// Wparams.
+    /// Where.
     pub sites: Sites,
 }
 
@@ -66,28 +70,21 @@ impl Plugin for Convpass {
     const ABOUT: &'static str =
         "convolutional bypasses of attention and MLP (Convpass, Jie & Deng, 2022)";
     const OPTIONS: &'static [Opt] = &[
-        Opt::new("width", "integer", "channels of the convolution"),
-        Opt::new("scale", "number", "factor of what is added"),
-        Opt::new("dropout", "number", "before the way up, while training"),
+        integer("width", "channels of the convolution"),
+        number("scale", "factor of what is added"),
+        number("dropout", "before the way up, while training"),
         Opt::sites("vision, attention and mlp"),
     ];
 }
 
 impl Adapter for Convpass {
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            identity_at_start: true,
-            ..Default::default()
-        }
+        IDENTITY
     }
 
     fn wants(&self) -> Vec<Want> {
-        let mut sites = self.sites.clone();
-        if sites.towers.is_empty() {
-            sites.towers.push(Tower::Vision);
-        }
         vec![Want::Branches {
-            sites,
+            sites: sites_or(&self.sites, Tower::Vision),
             default: &[Branch::Attention, Branch::Mlp],
         }]
     }
@@ -119,13 +116,10 @@ impl Convpass {
             fan_in: width,
             fan_out: d,
         };
-        let kernel = params.trained("conv.weight", &[d, d, 3, 3], Init::Zeros)?;
-        kernel.set(&centred(d)?)?;
         let tokens = Channels::Last;
         Ok(Bypass {
             down: Pointwise::make(&mut params.within("down"), (width, d), tokens, xavier)?,
-            kernel,
-            bias: params.trained("conv.bias", &[d], Init::Zeros)?,
+            conv: OnGrid::make(&mut params.within("conv"), d)?,
             dropout: self.dropout,
             up: Pointwise::make(&mut params.within("up"), (d, width), tokens, Init::Zeros)?,
             scale: self.scale,
@@ -133,18 +127,10 @@ impl Convpass {
     }
 }
 
-/// The identity at the centre of a 3x3 kernel of `d` channels.
-fn centred(d: usize) -> Result<Tensor> {
-    let one = Tensor::eye(d, DType::F64, &Device::Cpu)?.reshape((d, d, 1, 1))?;
-    let row = one.pad_with_zeros(3, 1, 1)?;
-    Ok(row.pad_with_zeros(2, 1, 1)?)
-}
-
 /// y + s·up(σ(conv(σ(down x)))), x the branch's normed input.
 struct Bypass {
     down: Pointwise,
-    kernel: Parameter,
-    bias: Parameter,
+    conv: OnGrid,
     dropout: f64,
     up: Pointwise,
     scale: f64,
@@ -153,40 +139,10 @@ struct Bypass {
 impl BranchHook for Bypass {
     fn forward(&self, view: BranchView, output: &Tensor, pass: &mut Pass) -> Result<Tensor> {
         let narrow = ops::quick_gelu(&self.down.forward(view.normed, pass)?)?;
-        let mixed = self.convolved(&view.stream.with(narrow), pass)?;
+        let mixed = self.conv.forward(&view.stream.with(narrow), pass)?;
         let mixed = ops::dropout(&ops::quick_gelu(&mixed)?, pass.dropout(self.dropout))?;
         let wide = (self.up.forward(&mixed, pass)? * self.scale)?;
         Ok(ops::add(output, &wide)?)
-    }
-}
-
-impl Bypass {
-    /// The patches convolved on their grid, every other token as a map of one pixel.
-    fn convolved(&self, tokens: &Stream, pass: &Pass) -> Result<Tensor> {
-        let around = Conv {
-            stride: 1,
-            padding: 1,
-        };
-        let (kernel, bias) = (self.kernel.tensor(pass)?, self.bias.tensor(pass)?);
-        let map = ops::conv2d(&tokens.grid()?, &kernel, Some(&bias), around)?;
-        let patches = map.flatten_from(2)?.transpose(1, 2)?;
-        let Some((start, len)) = tokens.span(|kind| *kind == SpanKind::Patches) else {
-            return Err(Error::plugin("tokens on a grid are without patches"));
-        };
-        let centre = kernel.narrow(2, 1, 1)?.narrow(3, 1, 1)?.flatten_from(1)?;
-        let alone = |first: usize, count: usize| -> Result<Tensor> {
-            let tokens = tokens.data.narrow(1, first, count)?;
-            Ok(ops::linear(&tokens, &centre, Some(&bias))?)
-        };
-        let mut all = patches;
-        if start > 0 {
-            all = ops::concat(&alone(0, start)?, &all, 1)?;
-        }
-        let behind = tokens.data.dim(1)? - start - len;
-        if behind > 0 {
-            all = ops::concat(&all, &alone(start + len, behind)?, 1)?;
-        }
-        Ok(all)
     }
 }
 

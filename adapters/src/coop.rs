@@ -18,7 +18,7 @@ use twinspan_sdk::parameter::Params;
 use twinspan_sdk::plugin::{Opt, Plugin};
 use twinspan_sdk::{Result, register};
 
-use crate::prompt::{Prompts, context, context_wants};
+use crate::prompt::{Prompts, TOKENS, WORDS, context, context_wants};
 
 /// Learned context of sentences.
 ///
@@ -52,15 +52,7 @@ impl Plugin for Coop {
     const NAME: &'static str = "coop";
     const ABOUT: &'static str =
         "learned context in front of a sentence's words (CoOp, Zhou et al., 2022)";
-    const OPTIONS: &'static [Opt] = &[
-        Opt::new("tokens", "integer", "context vectors"),
-        Opt::new(
-            "words",
-            "string",
-            "what the context starts as, as many tokens as there are vectors (\"a photo of a\": 4); \
-             empty draws it",
-        ),
-    ];
+    const OPTIONS: &'static [Opt] = &[TOKENS, WORDS];
 }
 
 impl Adapter for Coop {

@@ -10,19 +10,23 @@
 //! ```
 //!
 //! The number at a unit is its kernel: k on a line, k x k on a map, padded to keep the size. Owns
-//! these layers and how they start. What is cut out of a stream for them, and what becomes of
-//! what they give, is each adapter's.
+//! how these layers follow each other and how they start; one unit is `unit`'s. What is cut out of
+//! a stream for them, and what becomes of what they give, is each adapter's.
+
+mod unit;
 
 use candle_core::Tensor;
-use twinspan_sdk::layers::{BatchNorm, Linear};
-use twinspan_sdk::ops::{self, Conv};
-use twinspan_sdk::parameter::{Init, Parameter, Params};
+use twinspan_sdk::Result;
+use twinspan_sdk::adapter::Want;
+use twinspan_sdk::layers::Linear;
+use twinspan_sdk::ops;
+use twinspan_sdk::parameter::{Init, Params};
 use twinspan_sdk::pass::Pass;
-use twinspan_sdk::site::{Sites, Tower};
-use twinspan_sdk::{Error, Result};
+use twinspan_sdk::site::{Branch, Sites, Tower};
 
-/// The eps of every batch norm.
-const EPS: f64 = 1e-3;
+use crate::setting::{check_number, wrong};
+use unit::Unit;
+
 /// The narrowest unit has a sixteenth of the channels.
 const SHARES: usize = 16;
 /// Wider branches are slips of the pen.
@@ -72,34 +76,73 @@ impl Start {
 
 /// Refuses a width that the branches cannot share, and a factor that is no number.
 pub(crate) fn check(owner: &str, dim: usize, factor: f64) -> Result<()> {
-    let wrong = |message: String| Err(Error::wrong_use(format!("{owner}: {message}")));
     if dim == 0 || dim > MOST_WIDTH || !dim.is_multiple_of(SHARES) {
-        return wrong(format!(
+        let message = format!(
             "dim = {dim} must be a multiple of {SHARES} up to {MOST_WIDTH}: branches have shares \
              of it"
-        ));
+        );
+        return Err(wrong(owner, message));
     }
-    if !factor.is_finite() {
-        return wrong(format!("factor = {factor} must be a number"));
-    }
-    Ok(())
+    check_number(owner, "factor", factor)
 }
 
-/// The choice of sites within the one tower that an adapter is for.
-pub(crate) fn within(tower: Tower, sites: &Sites) -> Sites {
-    Sites {
-        towers: vec![tower],
-        ..sites.clone()
-    }
+/// The wish for MLPs, or other branches that `sites` names, within the one tower that an adapter
+/// is for.
+pub(crate) fn wants(tower: Tower, sites: &Sites) -> Vec<Want> {
+    let towers = vec![tower];
+    vec![Want::Branches {
+        sites: Sites {
+            towers,
+            ..sites.clone()
+        },
+        default: &[Branch::Mlp],
+    }]
 }
 
-/// Refuses sites in the other tower, which [`within`] would pass over.
+/// Refuses sites in the other tower, which [`wants`] would pass over.
 pub(crate) fn check_towers(owner: &str, tower: Tower, sites: &Sites) -> Result<()> {
     match sites.towers.contains(&tower.other()) {
-        true => Err(Error::wrong_use(format!(
-            "{owner}: it acts on the {tower} tower alone; sites.towers may be [\"{tower}\"]"
-        ))),
+        true => Err(wrong(
+            owner,
+            format!("it acts on the {tower} tower alone; sites.towers may be [\"{tower}\"]"),
+        )),
         false => Ok(()),
+    }
+}
+
+/// What lies beside one MLP: down to the branches' channels, the branches, up again.
+pub(crate) struct Dense {
+    down: Linear,
+    pub branches: Branches,
+    up: Linear,
+    factor: f64,
+}
+
+impl Dense {
+    /// Between `width` and `d` channels.
+    pub fn make(
+        params: &mut Params,
+        over: Over,
+        (width, d): (usize, usize),
+        start: Start,
+        factor: f64,
+    ) -> Result<Self> {
+        Ok(Self {
+            down: start.linear(&mut params.within("down"), width, d)?,
+            branches: Branches::make(params, over, d, start)?,
+            up: start.linear(&mut params.within("up"), d, width)?,
+            factor,
+        })
+    }
+
+    /// ReLU(x·downᵀ): `[B, N, D]` to `[B, N, d]`.
+    pub fn narrow(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
+        Ok(ops::relu(&self.down.forward(x, pass)?)?)
+    }
+
+    /// s·y·upᵀ: `[B, N, d]` to `[B, N, D]`.
+    pub fn widen(&self, y: &Tensor, pass: &Pass) -> Result<Tensor> {
+        Ok((self.up.forward(y, pass)? * self.factor)?)
     }
 }
 
@@ -144,67 +187,4 @@ impl Branches {
 
 fn through([first, second]: &[Unit; 2], x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
     second.forward(&first.forward(x, pass)?, pass)
-}
-
-/// Convolution, batch norm and ReLU.
-struct Unit {
-    /// `[out, in, k, k]`, or `[out, in, k]` over a line.
-    weight: Parameter,
-    bias: Parameter,
-    norm: BatchNorm,
-    over: Over,
-    padding: usize,
-}
-
-impl Unit {
-    fn make(
-        params: &mut Params,
-        over: Over,
-        from: usize,
-        to: usize,
-        kernel: usize,
-        start: Start,
-    ) -> Result<Self> {
-        let shape = match over {
-            Over::Map => vec![to, from, kernel, kernel],
-            Over::Line => vec![to, from, kernel],
-        };
-        let fan = shape.iter().skip(1).product();
-        let mut conv = params.within("conv");
-        Ok(Self {
-            weight: conv.trained("weight", &shape, start.weight(fan))?,
-            bias: conv.trained("bias", &[to], start.bias(fan))?,
-            norm: BatchNorm::make(&mut params.within("norm"), to)?.with_eps(EPS),
-            over,
-            padding: kernel / 2,
-        })
-    }
-
-    fn forward(&self, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
-        let (weight, bias) = (self.weight.tensor(pass)?, self.bias.tensor(pass)?);
-        let y = match self.over {
-            Over::Map => {
-                let conv = Conv {
-                    stride: 1,
-                    padding: self.padding,
-                };
-                ops::conv2d(x, &weight, Some(&bias), conv)?
-            }
-            Over::Line => {
-                let (x, weight) = (with_ends(x, self.padding)?, weight.unsqueeze(2)?);
-                ops::conv2d(&x, &weight, Some(&bias), Conv::default())?
-            }
-        };
-        Ok(ops::relu(&self.norm.forward(&y, pass)?)?)
-    }
-}
-
-/// A line with `n` zeros at both ends: a convolution's own padding would surround its one row.
-fn with_ends(x: &Tensor, n: usize) -> Result<Tensor> {
-    if n == 0 {
-        return Ok(x.clone());
-    }
-    let (b, c, rows, _) = x.dims4()?;
-    let zeros = Tensor::zeros((b, c, rows, n), x.dtype(), x.device())?;
-    Ok(ops::concat(&ops::concat(&zeros, x, 3)?, &zeros, 3)?)
 }

@@ -17,11 +17,11 @@ use twinspan_sdk::hooks::{Hooks, Reparametrise};
 use twinspan_sdk::parameter::{Init, Parameter, Params};
 use twinspan_sdk::pass::Pass;
 use twinspan_sdk::plugin::{Capabilities, Opt, Plugin};
-use twinspan_sdk::site::{Projection, Sites};
-use twinspan_sdk::topology::Shape;
+use twinspan_sdk::site::Sites;
 use twinspan_sdk::{Result, ops, register};
 
-use crate::low_rank::{LowRank, check, fan};
+use crate::low_rank::{self, ALPHA, DROPOUT, LowRank, check};
+use crate::setting::{FOLDS, integer};
 
 /// Low-rank updates of the directions of weights, and their lengths.
 ///
@@ -60,31 +60,20 @@ impl Plugin for Dora {
     const ABOUT: &'static str =
         "low-rank updates of directions, and lengths, of weights (DoRA, Liu et al., 2024)";
     const OPTIONS: &'static [Opt] = &[
-        Opt::new("rank", "integer", "rank of the update"),
-        Opt::new("alpha", "number", "strength: the update counts alpha/rank"),
-        Opt::new(
-            "dropout",
-            "number",
-            "on what A reads, while training; none on embeddings",
-        ),
+        integer("rank", "rank of the update"),
+        ALPHA,
+        DROPOUT,
         Opt::sites("both towers, query and value"),
     ];
 }
 
 impl Adapter for Dora {
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            identity_at_start: true,
-            mergeable: true,
-            ..Default::default()
-        }
+        FOLDS
     }
 
     fn wants(&self) -> Vec<Want> {
-        vec![Want::Projections {
-            sites: self.sites.clone(),
-            default: &[Projection::Query, Projection::Value],
-        }]
+        low_rank::wants(&self.sites)
     }
 
     fn install(&self, slots: &[Slot], params: &mut Params, hooks: &mut Hooks) -> Result<Installed> {
@@ -92,30 +81,15 @@ impl Adapter for Dora {
         let mut lengths = Vec::new();
         for slot in slots.iter().filter_map(Slot::projection) {
             let params = &mut params.within(&slot.name);
-            hooks.update(slot, self.update(slot, params)?);
+            let scale = self.alpha / self.rank as f64;
+            let mut update = LowRank::drawn(slot, self.rank, scale, 1.0, params)?;
+            update.dropout = self.dropout;
+            hooks.update(slot, update);
             let length = params.trained("length", &[slot.output], Init::Ones)?;
             hooks.reparametrise(slot, Lengths(length.clone()));
             lengths.push((slot.clone(), length));
         }
         Ok(Box::new(Measured(lengths)))
-    }
-}
-
-impl Dora {
-    fn update(&self, slot: &ProjectionSlot, params: &mut Params) -> Result<LowRank> {
-        let (a, b) = LowRank::shapes(slot, self.rank);
-        let starts = match slot.shape {
-            Shape::Embedding => (Init::Zeros, Init::Normal(1.0)),
-            Shape::Linear | Shape::Conv { .. } => {
-                (Init::KaimingUniform { fan: fan(slot) }, Init::Zeros)
-            }
-        };
-        let a = params.trained("a", &a, starts.0)?;
-        let b = params.trained("b", &b, starts.1)?;
-        Ok(LowRank {
-            dropout: self.dropout,
-            ..LowRank::new(slot, a, b, self.alpha / self.rank as f64)
-        })
     }
 }
 

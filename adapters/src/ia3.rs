@@ -17,6 +17,8 @@ use twinspan_sdk::plugin::{Capabilities, Opt, Plugin};
 use twinspan_sdk::site::{Projection, Sites};
 use twinspan_sdk::{Result, register};
 
+use crate::setting::FOLDS;
+
 /// Scales of projections.
 ///
 /// ```
@@ -44,11 +46,7 @@ impl Plugin for Ia3 {
 
 impl Adapter for Ia3 {
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            identity_at_start: true,
-            mergeable: true,
-            ..Default::default()
-        }
+        FOLDS
     }
 
     fn wants(&self) -> Vec<Want> {

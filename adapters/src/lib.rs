@@ -53,6 +53,7 @@ pub mod lora;
 mod low_rank;
 pub mod lst;
 pub mod maple;
+mod pixels;
 pub mod prefix;
 mod prompt;
 pub mod repadapter;

@@ -10,17 +10,30 @@
 //! | convolution | `[r, in, k, k]`, with its stride and padding | `[out, r, 1, 1]` |
 //! | embedding | `[r, vocabulary]` | `[width, r]` |
 //!
-//! Owns shapes, the forward pass and ΔW. Starts and scales are the methods' own; where ΔW is
-//! added, and folding, are the projection hooks' business.
+//! Owns shapes, the start that LoRA and DoRA have, the forward pass and ΔW. Other starts and scales
+//! are the methods' own; where ΔW is added, and folding, are the projection hooks' business.
 
 use candle_core::Tensor;
-use twinspan_sdk::adapter::ProjectionSlot;
+use twinspan_sdk::Result;
+use twinspan_sdk::adapter::{ProjectionSlot, Want};
 use twinspan_sdk::hooks::{Channels, Update};
 use twinspan_sdk::ops::{self, Conv};
-use twinspan_sdk::parameter::Parameter;
+use twinspan_sdk::parameter::{Init, Parameter, Params};
 use twinspan_sdk::pass::Pass;
+use twinspan_sdk::plugin::Opt;
+use twinspan_sdk::site::{Projection, Sites};
 use twinspan_sdk::topology::Shape;
-use twinspan_sdk::{Error, Result};
+
+use crate::setting::{check_count, check_dropout, check_number, number};
+
+/// The option of strength α.
+pub(crate) const ALPHA: Opt = number("alpha", "strength: the update counts alpha/rank");
+
+/// The option of dropout.
+pub(crate) const DROPOUT: Opt = number(
+    "dropout",
+    "on what A reads, while training; none on embeddings",
+);
 
 /// ΔW of one projection. Where A has more columns or B more rows than the projection, as those
 /// that projections of several widths share do, the first ones count.
@@ -56,6 +69,27 @@ impl LowRank {
         }
     }
 
+    /// Factors that start so that B·A = 0: A Kaiming-uniform and B 0, or of an embedding A 0 and B
+    /// N(0, 1). B learns `rate` times as fast as A.
+    pub fn drawn(
+        slot: &ProjectionSlot,
+        rank: usize,
+        scale: f64,
+        rate: f64,
+        params: &mut Params,
+    ) -> Result<Self> {
+        let (a, b) = Self::shapes(slot, rank);
+        let starts = match slot.shape {
+            Shape::Embedding => (Init::Zeros, Init::Normal(1.0)),
+            Shape::Linear | Shape::Conv { .. } => {
+                (Init::KaimingUniform { fan: fan(slot) }, Init::Zeros)
+            }
+        };
+        let a = params.trained("a", &a, starts.0)?;
+        let b = params.rate(rate).trained("b", &b, starts.1)?;
+        Ok(Self::new(slot, a, b, scale))
+    }
+
     /// The shapes of A and B at a projection.
     pub fn shapes(slot: &ProjectionSlot, rank: usize) -> (Vec<usize>, Vec<usize>) {
         let (input, output) = (slot.input, slot.output);
@@ -65,6 +99,11 @@ impl LowRank {
                 (vec![rank, input, kernel, kernel], vec![output, rank, 1, 1])
             }
         }
+    }
+
+    /// r.
+    pub fn rank(&self) -> usize {
+        self.a.dims().first().copied().unwrap_or(0)
     }
 
     fn factors(&self, pass: &Pass) -> Result<(Tensor, Tensor)> {
@@ -131,19 +170,19 @@ impl Update for LowRank {
     }
 }
 
+/// The wish for projections of low rank: query and value where `sites` names none.
+pub(crate) fn wants(sites: &Sites) -> Vec<Want> {
+    vec![Want::Projections {
+        sites: sites.clone(),
+        default: &[Projection::Query, Projection::Value],
+    }]
+}
+
 /// Refuses what no method of low rank can be asked for.
 pub(crate) fn check(owner: &str, rank: usize, alpha: f64, dropout: f64) -> Result<()> {
-    let wrong = |message: String| Err(Error::wrong_use(format!("{owner}: {message}")));
-    if rank == 0 {
-        return wrong("rank must be above 0".into());
-    }
-    if !alpha.is_finite() {
-        return wrong(format!("alpha = {alpha} must be a number"));
-    }
-    if !(0.0..1.0).contains(&dropout) {
-        return wrong(format!("dropout = {dropout} must lie in [0, 1)"));
-    }
-    Ok(())
+    check_count(owner, "rank", rank)?;
+    check_number(owner, "alpha", alpha)?;
+    check_dropout(owner, dropout)
 }
 
 /// Width of what A reads: the most rank that an update of this projection can have is the lesser

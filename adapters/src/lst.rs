@@ -12,25 +12,22 @@
 //! Where a ResNet's grid or width changes, the side is averaged to the next grid and projected.
 //! Class, register and start tokens take part, other adapters' prompts do not. Default sites: every
 //! block of both towers; with fewer, the side is added after the last of them. The paper starts its
-//! blocks from weights of the tower that it prunes; here they are drawn. Owns options, rungs and
-//! what is carried between them; the layers of the side are [`side`]'s.
+//! blocks from weights of the tower that it prunes; here they are drawn. Owns options and widths; a rung is
+//! `rung`'s, the layers of the side are `side`'s.
 
-pub mod side;
+mod rung;
+mod side;
 
-use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use twinspan_sdk::adapter::{Adapter, Idle, Installed, Slot, StreamSlot, Want};
-use twinspan_sdk::hooks::{Hooks, StreamHook};
-use twinspan_sdk::parameter::{Init, Parameter, Params};
-use twinspan_sdk::pass::{CarryKey, Pass};
+use twinspan_sdk::hooks::Hooks;
+use twinspan_sdk::parameter::Params;
 use twinspan_sdk::plugin::{Capabilities, Opt, Plugin};
 use twinspan_sdk::site::{Edge, EmbedStep, Moment, Sites, Tower};
-use twinspan_sdk::stream::{Form, Stream};
-use twinspan_sdk::{Error, Result, ops, register};
+use twinspan_sdk::{Result, register};
 
-use crate::bottleneck::Pointwise;
-use crate::prompt::{bare, with_prompts_of};
-use side::{Block, Passage, channels};
+use crate::setting::{IDENTITY, check_above_zero, check_count, integer, number, wrong};
+use rung::{Rung, Start};
 
 /// A side network beside each tower.
 ///
@@ -66,26 +63,15 @@ impl Plugin for Lst {
     const NAME: &'static str = "lst";
     const ABOUT: &'static str = "a narrow network beside each tower, no backward through it (ladder side-tuning, Sung et al., 2022)";
     const OPTIONS: &'static [Opt] = &[
-        Opt::new(
-            "reduction",
-            "integer",
-            "width of the tower over that of the side",
-        ),
-        Opt::new(
-            "temperature",
-            "number",
-            "of the gates between side and tower",
-        ),
+        integer("reduction", "width of the tower over that of the side"),
+        number("temperature", "of the gates between side and tower"),
         Opt::sites("after every block of both towers"),
     ];
 }
 
 impl Adapter for Lst {
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            identity_at_start: true,
-            ..Default::default()
-        }
+        IDENTITY
     }
 
     fn wants(&self) -> Vec<Want> {
@@ -117,17 +103,8 @@ impl Adapter for Lst {
 
 impl Lst {
     fn check(&self, owner: &str) -> Result<()> {
-        let wrong = |message: String| Err(Error::wrong_use(format!("{owner}: {message}")));
-        if self.reduction == 0 {
-            return wrong("reduction must be above 0".into());
-        }
-        if !(self.temperature.is_finite() && self.temperature > 0.0) {
-            return wrong(format!(
-                "temperature = {} must be above 0",
-                self.temperature
-            ));
-        }
-        Ok(())
+        check_count(owner, "reduction", self.reduction)?;
+        check_above_zero(owner, "temperature", self.temperature)
     }
 
     /// The ladder of one tower: its embedding, then the blocks with a rung.
@@ -140,126 +117,27 @@ impl Lst {
     ) -> Result<()> {
         let side = hooks.carry_along(tower);
         if let [start, _, ..] = streams {
-            let down = self.down(start, &mut params.within(format!("{tower}.embed")))?;
-            hooks.stream(start, Start { down, side });
+            let here = &mut params.within(format!("{tower}.embed"));
+            hooks.stream(start, Start::make(self, start, side, here)?);
         }
         let mut pairs = streams.windows(2).peekable();
         while let Some(pair) = pairs.next() {
             let [before, here] = pair else { continue };
-            let mut params = params.within(format!("{tower}.{}", here.moment.at()));
-            let widths = (self.width(before, &params)?, self.width(here, &params)?);
-            let rung = Rung {
-                passage: Passage::make(&mut params, before, here, widths)?,
-                down: self.down(here, &mut params)?,
-                gate: params.trained("gate", &[1], Init::Zeros)?,
-                temperature: self.temperature,
-                block: Block::make(&mut params, widths.1, channels(here))?,
-                up: match pairs.peek() {
-                    Some(_) => None,
-                    None => Some(self.up(here, &mut params)?),
-                },
-                side,
-            };
-            hooks.stream(here, rung);
+            let (beside, last) = ((*before, *here), pairs.peek().is_none());
+            let params = &mut params.within(format!("{tower}.{}", here.moment.at()));
+            hooks.stream(here, Rung::make(self, beside, last, side, params)?);
         }
         Ok(())
     }
 
-    fn down(&self, slot: &StreamSlot, params: &mut Params) -> Result<Pointwise> {
-        let ends = (slot.stream.width, self.width(slot, params)?);
-        let start = Init::KaimingUniform { fan: ends.0 };
-        Pointwise::make(&mut params.within("down"), ends, channels(slot), start)
-    }
-
-    fn up(&self, slot: &StreamSlot, params: &mut Params) -> Result<Pointwise> {
-        let ends = (self.width(slot, params)?, slot.stream.width);
-        Pointwise::make(&mut params.within("up"), ends, channels(slot), Init::Zeros)
-    }
-
     /// Width of the side beside a stream.
-    fn width(&self, slot: &StreamSlot, params: &Params) -> Result<usize> {
-        match slot.stream.width / self.reduction {
-            0 => Err(Error::wrong_use(format!(
-                "{}: reduction = {} leaves nothing of a width of {}",
-                params.owner(),
-                self.reduction,
-                slot.stream.width
-            ))),
-            width => Ok(width),
+    fn width(&self, slot: &StreamSlot, owner: &str) -> Result<usize> {
+        let (reduction, width) = (self.reduction, slot.stream.width);
+        if width < reduction {
+            let message = format!("reduction = {reduction} leaves nothing of a width of {width}");
+            return Err(wrong(owner, message));
         }
-    }
-}
-
-/// What the side sees of a stream: no prompts, and no way back.
-fn seen(stream: &Stream) -> Result<Stream> {
-    bare(&stream.with(stream.data.detach()))
-}
-
-/// Where the side starts.
-struct Start {
-    down: Pointwise,
-    side: CarryKey<Tensor>,
-}
-
-impl StreamHook for Start {
-    fn keeps_tokens(&self) -> bool {
-        true
-    }
-
-    fn forward(&self, stream: Stream, pass: &mut Pass) -> Result<Stream> {
-        let side = self.down.forward(&seen(&stream)?.data, pass)?;
-        pass.carry(self.side, side);
-        Ok(stream)
-    }
-}
-
-/// One step of the side beside one block.
-struct Rung {
-    passage: Passage,
-    down: Pointwise,
-    /// a, `[1]`.
-    gate: Parameter,
-    temperature: f64,
-    block: Block,
-    /// At the last rung alone.
-    up: Option<Pointwise>,
-    side: CarryKey<Tensor>,
-}
-
-impl StreamHook for Rung {
-    fn keeps_tokens(&self) -> bool {
-        true
-    }
-
-    fn forward(&self, stream: Stream, pass: &mut Pass) -> Result<Stream> {
-        let Some(side) = pass.take(self.side) else {
-            return Err(Error::plugin("a rung ran before the one it follows"));
-        };
-        let seen = seen(&stream)?;
-        let side = self.passage.forward(&side, pass)?;
-        let tower = self.down.forward(&seen.data, pass)?;
-        let mixed = self.mixed(&side, &tower, pass)?;
-        let padding = match &seen.form {
-            Form::Tokens { padding, .. } => padding.as_ref(),
-            Form::Map | Form::Pooled => None,
-        };
-        let side = self.block.forward(&mixed, padding, pass)?;
-        let Some(up) = &self.up else {
-            pass.carry(self.side, side);
-            return Ok(stream);
-        };
-        let own = bare(&stream)?;
-        let sum = ops::add(&own.data, &up.forward(&side, pass)?)?;
-        with_prompts_of(&stream, own.with(sum))
-    }
-}
-
-impl Rung {
-    /// μ · side + (1 - μ) · tower.
-    fn mixed(&self, side: &Tensor, tower: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let gate = ops::sigmoid(&(self.gate.tensor(pass)? / self.temperature)?)?;
-        let apart = ops::add(side, &tower.neg()?)?;
-        Ok(ops::add(tower, &ops::mul(&apart, &gate)?)?)
+        Ok(width / reduction)
     }
 }
 

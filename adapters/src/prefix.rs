@@ -10,21 +10,25 @@
 //! Reparametrised by default, n = 30 and m = 512, and computed anew in each pass; E starts N(0, 1),
 //! the layers as in PyTorch. With m = 0, P_K and P_V are parameters themselves, N(0, .02). Queries
 //! see the whole prefix, also where a causal mask hides later words; padding stays hidden. Default
-//! sites: every attention in the blocks of both towers. It is not the identity at the start. Owns
-//! the prefix; masks for what stands in front are the attentions' business.
+//! sites: every attention in the blocks of both towers. It is not the identity at the start. h is
+//! `perceptron`'s; masks for what stands in front are the attentions' business.
+
+mod perceptron;
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
-use twinspan_sdk::adapter::{Adapter, Idle, Installed, KeyValueSlot, Slot, Want};
+use twinspan_sdk::adapter::{Adapter, Idle, Installed, Slot, Want};
 use twinspan_sdk::hooks::{Hooks, KeyValueHook};
 use twinspan_sdk::layers::Linear;
-use twinspan_sdk::parameter::{Init, Parameter, Params};
+use twinspan_sdk::parameter::{Parameter, Params};
 use twinspan_sdk::pass::Pass;
 use twinspan_sdk::plugin::{Opt, Plugin};
 use twinspan_sdk::site::{Sites, Tower};
-use twinspan_sdk::{Error, Result, ops, register};
+use twinspan_sdk::{Result, ops, register};
 
 use crate::prompt::{START, each};
+use crate::setting::{check_count, integer};
+use perceptron::Perceptron;
 
 /// Learned keys and values.
 ///
@@ -60,10 +64,9 @@ impl Plugin for Prefix {
     const NAME: &'static str = "prefix";
     const ABOUT: &'static str = "learned keys and values in front of an attention's own (prefix tuning, Li and Liang, 2021)";
     const OPTIONS: &'static [Opt] = &[
-        Opt::new("length", "integer", "keys and values put in front"),
-        Opt::new(
+        integer("length", "keys and values put in front"),
+        integer(
             "hidden",
-            "integer",
             "width of the tanh perceptron that makes them from one embedding a tower; 0 trains \
              them themselves",
         ),
@@ -79,23 +82,21 @@ impl Adapter for Prefix {
     }
 
     fn install(&self, slots: &[Slot], params: &mut Params, hooks: &mut Hooks) -> Result<Installed> {
-        if self.length == 0 {
-            let owner = params.owner();
-            return Err(Error::wrong_use(format!("{owner}: length must be above 0")));
-        }
+        check_count(params.owner(), "length", self.length)?;
         for tower in Tower::BOTH {
             let attentions = slots.iter().filter_map(Slot::key_value);
             let attentions: Vec<_> = attentions.filter(|s| s.tower == tower).collect();
-            let Some(first) = attentions.first() else {
+            let Some(width) = attentions.first().map(|s| s.width) else {
                 continue;
             };
             let mut here = params.within(tower);
             let shared = match self.hidden {
                 0 => None,
-                hidden => Some(Shared::make(&mut here, self.length, first.width, hidden)?),
+                hidden => Some(Perceptron::make(&mut here, self.length, width, hidden)?),
             };
             for slot in attentions {
-                let made = self.made(slot, shared.as_ref(), &mut here)?;
+                let here = &mut here.within(format!("blocks.{}", slot.block));
+                let made = self.made(slot.width, shared.as_ref(), here)?;
                 hooks.key_value(slot, made);
             }
         }
@@ -104,48 +105,19 @@ impl Adapter for Prefix {
 }
 
 impl Prefix {
-    fn made(
-        &self,
-        slot: &KeyValueSlot,
-        shared: Option<&Shared>,
-        params: &mut Params,
-    ) -> Result<Made> {
-        let mut here = params.within(format!("blocks.{}", slot.block));
-        let width = slot.width;
+    fn made(&self, width: usize, shared: Option<&Perceptron>, params: &mut Params) -> Result<Made> {
         let Some(shared) = shared else {
             let shape = [self.length, width];
             return Ok(Made::Direct {
-                key: here.trained("key", &shape, START)?,
-                value: here.trained("value", &shape, START)?,
+                key: params.trained("key", &shape, START)?,
+                value: params.trained("value", &shape, START)?,
             });
         };
         Ok(Made::Shared {
-            key: Linear::make_uniform(&mut here.within("key"), self.hidden, width)?,
-            value: Linear::make_uniform(&mut here.within("value"), self.hidden, width)?,
+            key: Linear::make_uniform(&mut params.within("key"), self.hidden, width)?,
+            value: Linear::make_uniform(&mut params.within("value"), self.hidden, width)?,
             shared: shared.clone(),
         })
-    }
-}
-
-/// What the prefixes of a tower are made from.
-#[derive(Clone)]
-struct Shared {
-    /// `[n, D]`.
-    embedding: Parameter,
-    layer: Linear,
-}
-
-impl Shared {
-    fn make(params: &mut Params, length: usize, width: usize, hidden: usize) -> Result<Self> {
-        Ok(Self {
-            embedding: params.trained("embedding", &[length, width], Init::Normal(1.0))?,
-            layer: Linear::make_uniform(&mut params.within("hidden"), width, hidden)?,
-        })
-    }
-
-    fn hidden(&self, pass: &Pass) -> Result<Tensor> {
-        let embedding = self.embedding.tensor(pass)?;
-        Ok(ops::tanh(&self.layer.forward(&embedding, pass)?)?)
     }
 }
 
@@ -158,7 +130,7 @@ enum Made {
     Shared {
         key: Linear,
         value: Linear,
-        shared: Shared,
+        shared: Perceptron,
     },
 }
 

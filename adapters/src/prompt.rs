@@ -4,8 +4,9 @@
 //! [front, P, x]      P [1, n, D] or [B, n, D], in place of the prompts that the owner put in before
 //! ```
 //!
-//! Owns where prompts go in and come out, whose they are, and context that starts as words. What the tokens are
-//! made of is each method's; masks, positions and ends of sentences shift in the stream itself.
+//! Owns where prompts go in and come out, whose they are, and context that starts as words. What
+//! the tokens are made of is each method's; masks, positions and ends of sentences shift in the
+//! stream itself.
 
 use candle_core::Tensor;
 use twinspan_sdk::adapter::{
@@ -15,9 +16,22 @@ use twinspan_sdk::hooks::StreamHook;
 use twinspan_sdk::ops;
 use twinspan_sdk::parameter::{Init, Parameter, Params};
 use twinspan_sdk::pass::Pass;
+use twinspan_sdk::plugin::Opt;
 use twinspan_sdk::site::{EmbedStep, Moment, Projection, Sites, Tower};
 use twinspan_sdk::stream::{Form, Span, SpanKind, Stream};
 use twinspan_sdk::{Error, Result};
+
+use crate::setting::{check_count, choice, integer, wrong};
+
+/// The option of how much context there is.
+pub const TOKENS: Opt = integer("tokens", "context vectors");
+
+/// The option of words that context starts as.
+pub const WORDS: Opt = choice(
+    "words",
+    "what the context starts as, as many tokens as there are vectors (\"a photo of a\": 4); \
+     empty draws it",
+);
 
 /// The start of context without words.
 pub const START: Init = Init::Normal(0.02);
@@ -68,6 +82,26 @@ pub fn with_prompts_of(full: &Stream, mut bare: Stream) -> Result<Stream> {
     Ok(bare)
 }
 
+/// `x` `[B, N, D]` with zeros where the stream has anyone's prompts.
+///
+/// # Errors
+/// An operation failed.
+pub fn without_prompts(stream: &Stream, x: Tensor) -> Result<Tensor> {
+    let prompts = all_prompts(stream);
+    if prompts.is_empty() {
+        return Ok(x);
+    }
+    let tokens = x.dim(1)?;
+    let of_prompt = |i| {
+        prompts
+            .iter()
+            .any(|(at, len, _)| (*at..at + len).contains(&i))
+    };
+    let kept = (0..tokens).map(|i| if of_prompt(i) { 0.0 } else { 1.0 });
+    let kept = Tensor::from_vec(kept.collect::<Vec<f64>>(), (tokens, 1), x.device())?;
+    Ok(ops::mul(&x, &kept.to_dtype(x.dtype())?)?)
+}
+
 /// First token, length and owner of each span of prompts.
 fn all_prompts(stream: &Stream) -> Vec<(usize, usize, &str)> {
     let spans: &[Span] = match &stream.form {
@@ -110,17 +144,6 @@ impl StreamHook for Prompts {
 pub fn each(tokens: &Tensor, batch: usize) -> Result<Tensor> {
     let (_, n, width) = tokens.dims3()?;
     Ok(tokens.broadcast_as((batch, n, width))?.contiguous()?)
-}
-
-/// Refuses prompts of no tokens.
-///
-/// # Errors
-/// `tokens` is 0.
-pub fn some(tokens: usize, owner: &str) -> Result<()> {
-    match tokens {
-        0 => Err(Error::wrong_use(format!("{owner}: tokens must be above 0"))),
-        _ => Ok(()),
-    }
 }
 
 /// Refuses a stream that has no tokens.
@@ -169,7 +192,7 @@ pub fn context(
     words: &str,
     slots: &[Slot],
 ) -> Result<(Parameter, Installed)> {
-    some(n, params.owner())?;
+    check_count(params.owner(), "tokens", n)?;
     let tokens = params.trained("context", &[1, n, width], START)?;
     let life: Installed = match slots.iter().find_map(Slot::projection) {
         Some(table) => Box::new(Spoken {
@@ -204,9 +227,9 @@ impl Spoken {
     /// The ids of the words, without start and end: as many as the context has vectors.
     fn ids(&self, source: &Source) -> Result<Vec<u32>> {
         let (owner, words) = (&self.owner, &self.words);
-        let tokenizer = source.tokenizer.ok_or_else(|| {
-            Error::wrong_use(format!("{owner}: words = {words:?} ask for a tokenizer"))
-        })?;
+        let tokenizer = source
+            .tokenizer
+            .ok_or_else(|| wrong(owner, format!("words = {words:?} ask for a tokenizer")))?;
         // A token has a byte at least, so nothing is cut; what ends an empty sentence stands
         // behind what starts every one.
         let len = words.len() + 8;
@@ -216,10 +239,13 @@ impl Spoken {
         let n = self.tokens.dims().get(1).copied().unwrap_or(0);
         match ids.len() == n {
             true => Ok(ids.to_vec()),
-            false => Err(Error::wrong_use(format!(
-                "{owner}: words = {words:?} are {} tokens, and tokens = {n}",
-                ids.len()
-            ))),
+            false => Err(wrong(
+                owner,
+                format!(
+                    "words = {words:?} are {} tokens, and tokens = {n}",
+                    ids.len()
+                ),
+            )),
         }
     }
 }

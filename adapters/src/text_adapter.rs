@@ -20,16 +20,16 @@
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
-use twinspan_sdk::adapter::{Adapter, BranchSlot, Idle, Installed, Slot, Want};
+use twinspan_sdk::adapter::{Adapter, Idle, Installed, Slot, Want};
 use twinspan_sdk::hooks::{BranchHook, BranchView, Hooks};
-use twinspan_sdk::layers::Linear;
 use twinspan_sdk::parameter::Params;
 use twinspan_sdk::pass::Pass;
 use twinspan_sdk::plugin::{Opt, Plugin};
-use twinspan_sdk::site::{Branch, Sites, Tower};
+use twinspan_sdk::site::{Sites, Tower};
 use twinspan_sdk::{Error, Result, ops, register};
 
-use crate::dense::{self, Branches, Over, Start};
+use crate::dense::{self, Dense, Over, Start};
+use crate::setting::{integer, number};
 
 /// Convolutions over neighbouring words.
 ///
@@ -68,56 +68,36 @@ impl Plugin for TextAdapter {
     const NAME: &'static str = "text-adapter";
     const ABOUT: &'static str = "convolutions over neighbouring words (DETRIS, Huang et al., 2025)";
     const OPTIONS: &'static [Opt] = &[
-        Opt::new("dim", "integer", "channels of the branches; divided by 16"),
-        Opt::new("factor", "number", "how much of the output is added"),
+        integer("dim", "channels of the branches; divided by 16"),
+        number("factor", "how much of the output is added"),
         Opt::sites("text tower, MLP"),
     ];
 }
 
 impl Adapter for TextAdapter {
     fn wants(&self) -> Vec<Want> {
-        vec![Want::Branches {
-            sites: dense::within(Tower::Text, &self.sites),
-            default: &[Branch::Mlp],
-        }]
+        dense::wants(Tower::Text, &self.sites)
     }
 
     fn install(&self, slots: &[Slot], params: &mut Params, hooks: &mut Hooks) -> Result<Installed> {
         dense::check(params.owner(), self.dim, self.factor)?;
         dense::check_towers(params.owner(), Tower::Text, &self.sites)?;
-        for slot in slots.iter().filter_map(Slot::branch) {
-            let place = format!("{}.blocks.{}.{}", slot.tower, slot.block, slot.branch);
-            let neighbours = self.neighbours(slot, &mut params.within(place))?;
-            hooks.branch(slot, neighbours);
+        for (slot, branch) in slots.iter().filter_map(|s| Some((s, s.branch()?))) {
+            let (ends, here) = ((branch.width, self.dim), &mut params.within(slot));
+            let dense = Dense::make(here, Over::Line, ends, Start::Uniform, self.factor)?;
+            hooks.branch(branch, Neighbours(dense));
         }
         Ok(Box::new(Idle))
     }
 }
 
-impl TextAdapter {
-    fn neighbours(&self, slot: &BranchSlot, params: &mut Params) -> Result<Neighbours> {
-        let (width, d) = (slot.width, self.dim);
-        Ok(Neighbours {
-            down: Start::Uniform.linear(&mut params.within("down"), width, d)?,
-            branches: Branches::make(params, Over::Line, d, Start::Uniform)?,
-            up: Start::Uniform.linear(&mut params.within("up"), d, width)?,
-            factor: self.factor,
-        })
-    }
-}
-
 /// The adapter beside one MLP.
-struct Neighbours {
-    down: Linear,
-    branches: Branches,
-    up: Linear,
-    factor: f64,
-}
+struct Neighbours(Dense);
 
 impl BranchHook for Neighbours {
     fn forward(&self, view: BranchView, output: &Tensor, pass: &mut Pass) -> Result<Tensor> {
         let words = view.stream.with(view.input.clone()).content()?;
-        let narrow = ops::relu(&self.down.forward(&words, pass)?)?;
+        let narrow = self.0.narrow(&words, pass)?;
         let (_, n, _) = narrow.dims3()?;
         if n < 2 {
             return Err(Error::plugin(
@@ -126,10 +106,10 @@ impl BranchHook for Neighbours {
         }
         let start = narrow.narrow(1, 0, 1)?;
         let line = narrow.narrow(1, 1, n - 1)?.transpose(1, 2)?.unsqueeze(2)?;
-        let line = self.branches.forward(&line, pass)?;
+        let line = self.0.branches.forward(&line, pass)?;
         let y = ops::concat(&start, &line.squeeze(2)?.transpose(1, 2)?, 1)?;
         let y = ops::add(&y, &narrow)?;
-        let out = (self.up.forward(&y, pass)? * self.factor)?;
+        let out = self.0.widen(&y, pass)?;
         let changed = view.stream.with(output.clone()).add_to_content(&out)?;
         Ok(changed.data)
     }

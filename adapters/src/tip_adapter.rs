@@ -8,21 +8,20 @@
 //!
 //! f is the picture's unit vector. Acts on the logits; defaults α 1.17, β 1. K and V start from
 //! the training data. Nothing trains, or K does (`train_keys`, Tip-Adapter-F). Sentence j of a
-//! batch is taken for class j: a task with several sentences a class is refused. Owns the cache;
-//! what the classes are is the task's.
+//! batch is taken for class j: a task with several sentences a class is refused. Owns options
+//! and sizes; the cache is `cache`'s, what the classes are is the task's.
 
-use candle_core::{DType, Device, Tensor};
+mod cache;
+
 use serde::{Deserialize, Serialize};
-use twinspan_sdk::adapter::{Adapter, Idle, Installed, Life, Slot, Source, Training, Want};
-use twinspan_sdk::hooks::{Hooks, LogitsHook};
-use twinspan_sdk::ops;
-use twinspan_sdk::parameter::{Init, Parameter, Params};
-use twinspan_sdk::pass::Pass;
+use twinspan_sdk::adapter::{Adapter, Idle, Installed, Slot, Training, Want};
+use twinspan_sdk::hooks::Hooks;
+use twinspan_sdk::parameter::Params;
 use twinspan_sdk::plugin::{Capabilities, Opt, Plugin};
-use twinspan_sdk::site::{At, Tap};
-use twinspan_sdk::task::Batch;
-use twinspan_sdk::tuned::Inputs;
 use twinspan_sdk::{Error, Result, register};
+
+use crate::setting::{check_number, check_zero_or_above, flag, integer, number, wrong};
+use cache::{Cache, classes_of};
 
 /// A cache of training pictures.
 ///
@@ -66,21 +65,18 @@ impl Plugin for TipAdapter {
     const ABOUT: &'static str =
         "remembers the training pictures beside the similarities (Tip-Adapter, Zhang et al., 2022)";
     const OPTIONS: &'static [Opt] = &[
-        Opt::new("alpha", "number", "how much the cache counts"),
-        Opt::new("beta", "number", "how fast its say falls with distance"),
-        Opt::new(
+        number("alpha", "how much the cache counts"),
+        number("beta", "how fast its say falls with distance"),
+        flag(
             "train_keys",
-            "boolean",
             "whether the keys train (Tip-Adapter-F); else nothing does",
         ),
-        Opt::new(
+        integer(
             "keys",
-            "integer",
             "pictures remembered; taken from the training data where 0",
         ),
-        Opt::new(
+        integer(
             "classes",
-            "integer",
             "classes they are of; taken from the training data where 0",
         ),
     ];
@@ -122,16 +118,7 @@ impl Adapter for TipAdapter {
         let Some(slot) = slots.iter().find_map(Slot::logits) else {
             return Ok(Box::new(Idle));
         };
-        let shape = [self.keys, slot.width];
-        let cache = Cache {
-            keys: match self.train_keys {
-                true => params.trained("keys", &shape, Init::Zeros)?,
-                false => params.constant("keys", &shape, Init::Zeros)?,
-            },
-            values: params.constant("values", &[self.keys, self.classes], Init::Zeros)?,
-            options: self.clone(),
-            owner: params.owner().to_string(),
-        };
+        let cache = Cache::make(self, slot.width, params)?;
         hooks.logits(cache.clone());
         Ok(Box::new(cache))
     }
@@ -139,135 +126,16 @@ impl Adapter for TipAdapter {
 
 impl TipAdapter {
     fn check(&self, owner: &str) -> Result<()> {
-        if !self.alpha.is_finite() {
-            return wrong(owner, format!("alpha = {} must be a number", self.alpha));
-        }
-        if !(self.beta.is_finite() && self.beta >= 0.0) {
-            return wrong(owner, format!("beta = {} must be 0 or above", self.beta));
-        }
-        if self.keys == 0 || self.classes == 0 {
-            let message = format!(
-                "keys = {} and classes = {} are taken from training data; without any, set both",
-                self.keys, self.classes
-            );
-            return wrong(owner, message);
+        check_number(owner, "alpha", self.alpha)?;
+        check_zero_or_above(owner, "beta", self.beta)?;
+        let (keys, classes) = (self.keys, self.classes);
+        if keys == 0 || classes == 0 {
+            let sizes = format!("keys = {keys} and classes = {classes}");
+            let message = format!("{sizes} are taken from training data; without any, set both");
+            return Err(wrong(owner, message));
         }
         Ok(())
     }
-}
-
-/// K and V.
-#[derive(Clone)]
-struct Cache {
-    keys: Parameter,
-    values: Parameter,
-    options: TipAdapter,
-    owner: String,
-}
-
-impl LogitsHook for Cache {
-    fn forward(
-        &self,
-        logits: &Tensor,
-        vision: &Tensor,
-        _text: &Tensor,
-        pass: &mut Pass,
-    ) -> Result<Tensor> {
-        let TipAdapter {
-            alpha,
-            beta,
-            classes,
-            ..
-        } = self.options;
-        let (pictures, sentences) = logits.dims2()?;
-        if sentences != classes || vision.dim(0)? != pictures {
-            let message = format!("{sentences} sentences for {classes} classes; {ONE_EACH}");
-            return wrong(&self.owner, message);
-        }
-        let near = ops::linear(vision, &self.keys.tensor(pass)?, None)?;
-        let say = ((near - 1.0)? * beta)?.exp()?;
-        let cached = ops::linear(&say, &self.values.tensor(pass)?.t()?, None)?;
-        Ok(ops::add(logits, &(cached * alpha)?)?)
-    }
-}
-
-/// Pictures that go through the model together.
-const TOGETHER: usize = 8;
-const ONE_EACH: &str = "it takes one sentence and at least one picture of each class";
-
-impl Life for Cache {
-    fn prepare(&mut self, source: &Source) -> Result<()> {
-        let Some(Training { data, split }) = source.training else {
-            return wrong(
-                &self.owner,
-                "its keys are the pictures of training data, and there is none".into(),
-            );
-        };
-        let (keys, pictures) = (self.options.keys, data.len(split)?);
-        if keys != pictures {
-            let message = format!("keys = {keys}, and split `{split}` has {pictures} pictures");
-            return wrong(&self.owner, message);
-        }
-        let route = source.model.route(&[Tap::vision(At::Pooled)])?;
-        if let [adapter, ..] = &route.crossing()[..] {
-            let message = format!(
-                "with `{adapter}` a picture's vector depends on the sentence; keys are of pictures alone"
-            );
-            return wrong(&self.owner, message);
-        }
-        let (mut vectors, mut classes) = (Vec::new(), Vec::new());
-        let all: Vec<usize> = (0..pictures).collect();
-        for indices in all.chunks(TOGETHER) {
-            let batch = data.evaluate(split, indices)?;
-            classes.extend(classes_of(&self.owner, &batch, indices.len())?);
-            let given = Inputs {
-                images: Some(batch.images),
-                ..Default::default()
-            };
-            for stream in route.walk(&given, &mut Pass::predict())? {
-                vectors.push(ops::unit(&stream.data)?);
-            }
-        }
-        self.keys.set(&Tensor::cat(&vectors, 0)?)?;
-        self.values.set(&self.one_hot(&classes)?)
-    }
-}
-
-impl Cache {
-    /// `[keys, classes]`: 1 at the class of each key.
-    fn one_hot(&self, of_keys: &[u32]) -> Result<Tensor> {
-        let classes = self.options.classes;
-        let strange = of_keys.iter().find(|class| **class as usize >= classes);
-        let unseen = (0..classes as u32).find(|class| !of_keys.contains(class));
-        let problem = match (strange, unseen) {
-            (Some(class), _) => format!("a picture is of class {class}"),
-            (None, Some(class)) => format!("no picture is of class {class}"),
-            (None, None) => {
-                let all = Tensor::eye(classes, DType::F32, &Device::Cpu)?;
-                return Ok(ops::select(&all, of_keys)?);
-            }
-        };
-        let message = format!("{problem}, of {classes} counted from 0; {ONE_EACH}");
-        wrong(&self.owner, message)
-    }
-}
-
-/// The class of each picture of a batch of so many.
-fn classes_of(owner: &str, batch: &Batch, pictures: usize) -> Result<Vec<u32>> {
-    let single = batch.images.dim(0)? == pictures;
-    match &batch.target {
-        Some(target) if single && target.dtype() == DType::U32 && target.dims() == [pictures] => {
-            Ok(target.to_vec1()?)
-        }
-        _ => wrong(
-            owner,
-            "the task's data tells no class of each picture, and each key belongs to one".into(),
-        ),
-    }
-}
-
-fn wrong<T>(owner: &str, message: String) -> Result<T> {
-    Err(Error::wrong_use(format!("{owner}: {message}")))
 }
 
 register!(adapter: TipAdapter);

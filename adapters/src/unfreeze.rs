@@ -27,7 +27,9 @@ use twinspan_sdk::hooks::Hooks;
 use twinspan_sdk::parameter::Params;
 use twinspan_sdk::plugin::{Capabilities, Opt, Plugin};
 use twinspan_sdk::site::{Role, Sites};
-use twinspan_sdk::{Error, Result, register};
+use twinspan_sdk::{Result, register};
+
+use crate::setting::{FOLDS, wrong};
 
 /// A group of existing parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -99,11 +101,7 @@ impl Plugin for Unfreeze {
 
 impl Adapter for Unfreeze {
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            identity_at_start: true,
-            mergeable: true,
-            ..Default::default()
-        }
+        FOLDS
     }
 
     /// One wish per group, so that a group the backbone lacks is an error of its own.
@@ -128,10 +126,8 @@ impl Adapter for Unfreeze {
         _hooks: &mut Hooks,
     ) -> Result<Installed> {
         if self.roles.is_empty() {
-            return Err(Error::wrong_use(format!(
-                "{}: roles is empty; name what trains: bias, norm, position, class, all",
-                params.owner()
-            )));
+            let why = "roles is empty; name what trains: bias, norm, position, class, all";
+            return Err(wrong(params.owner(), why));
         }
         let mut seen = BTreeSet::new();
         for slot in slots.iter().filter_map(Slot::parameter) {

@@ -15,11 +15,12 @@ use twinspan_sdk::adapter::{Adapter, Idle, Installed, ProjectionSlot, Slot, Want
 use twinspan_sdk::hooks::Hooks;
 use twinspan_sdk::parameter::{Init, Params};
 use twinspan_sdk::plugin::{Capabilities, Opt, Plugin};
-use twinspan_sdk::site::{Projection, Sites};
+use twinspan_sdk::site::Sites;
 use twinspan_sdk::topology::Shape;
-use twinspan_sdk::{Error, Result, register};
+use twinspan_sdk::{Result, register};
 
-use crate::low_rank::{LowRank, check};
+use crate::low_rank::{self, LowRank, check};
+use crate::setting::{FOLDS, integer, number, wrong};
 
 /// Vectors around shared random matrices.
 ///
@@ -57,38 +58,29 @@ impl Plugin for Vera {
     const ABOUT: &'static str =
         "vectors around one shared pair of random matrices (VeRA, Kopiczko et al., 2024)";
     const OPTIONS: &'static [Opt] = &[
-        Opt::new("rank", "integer", "rank of the shared matrices"),
-        Opt::new("start", "number", "what the inner vectors start as"),
-        Opt::new("dropout", "number", "on what A reads, while training"),
+        integer("rank", "rank of the shared matrices"),
+        number("start", "what the inner vectors start as"),
+        number("dropout", "on what A reads, while training"),
         Opt::sites("both towers, query and value; linear layers"),
     ];
 }
 
 impl Adapter for Vera {
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            identity_at_start: true,
-            mergeable: true,
-            ..Default::default()
-        }
+        FOLDS
     }
 
     fn wants(&self) -> Vec<Want> {
-        vec![Want::Projections {
-            sites: self.sites.clone(),
-            default: &[Projection::Query, Projection::Value],
-        }]
+        low_rank::wants(&self.sites)
     }
 
     fn install(&self, slots: &[Slot], params: &mut Params, hooks: &mut Hooks) -> Result<Installed> {
         check(params.owner(), self.rank, self.start, self.dropout)?;
         let slots: Vec<&ProjectionSlot> = slots.iter().filter_map(Slot::projection).collect();
         if let Some(other) = slots.iter().find(|s| s.shape != Shape::Linear) {
-            return Err(Error::wrong_use(format!(
-                "{}: {} is not linear, and matrices that sites share fit linear layers alone",
-                params.owner(),
-                other.name
-            )));
+            let name = &other.name;
+            let why = "is not linear, and matrices that sites share fit linear layers alone";
+            return Err(wrong(params.owner(), format!("{name} {why}")));
         }
         let widest = |of: fn(&ProjectionSlot) -> usize| slots.iter().map(|s| of(s)).max();
         let (r, input, output) = (

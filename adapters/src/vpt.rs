@@ -18,9 +18,10 @@ use twinspan_sdk::parameter::{Init, Params};
 use twinspan_sdk::plugin::{Opt, Plugin};
 use twinspan_sdk::site::{Edge, EmbedStep, Moment, Projection, Sites, Tower};
 use twinspan_sdk::topology::Shape;
-use twinspan_sdk::{Error, Result, register};
+use twinspan_sdk::{Result, register};
 
-use crate::prompt::{Prompts, of_tokens, some};
+use crate::prompt::{Prompts, of_tokens};
+use crate::setting::{check_count, check_dropout, flag, integer, number, wrong};
 
 /// Learned tokens of the vision tower.
 ///
@@ -62,14 +63,13 @@ impl Plugin for Vpt {
     const ABOUT: &'static str =
         "learned tokens beside the patches of a picture (VPT, Jia et al., 2022)";
     const OPTIONS: &'static [Opt] = &[
-        Opt::new("tokens", "integer", "learned tokens"),
-        Opt::new(
+        integer("tokens", "learned tokens"),
+        flag(
             "deep",
-            "boolean",
             "whether every block has tokens of its own; otherwise they go in once, behind the \
              positions",
         ),
-        Opt::new("dropout", "number", "on the tokens, while training"),
+        number("dropout", "on the tokens, while training"),
         Opt::sites("every block of the vision tower, for deep tokens"),
     ];
 }
@@ -128,24 +128,19 @@ impl Adapter for Vpt {
 
 impl Vpt {
     fn check(&self, owner: &str) -> Result<()> {
-        let wrong = |message: String| Err(Error::wrong_use(format!("{owner}: {message}")));
-        some(self.tokens, owner)?;
-        if !(0.0..1.0).contains(&self.dropout) {
-            return wrong(format!("dropout = {} must lie in [0, 1)", self.dropout));
-        }
+        check_count(owner, "tokens", self.tokens)?;
+        check_dropout(owner, self.dropout)?;
         let sites = &self.sites;
-        if sites.towers.contains(&Tower::Text) {
-            return wrong(
-                "its tokens are the vision tower's: leave text out of `sites.towers`".into(),
-            );
-        }
-        if !sites.projections.is_empty() {
-            return wrong("it acts on no projections: leave `sites.projections` out".into());
-        }
-        if !self.deep && (!sites.blocks.is_empty() || sites.last > 0) {
-            return wrong("shallow tokens go in once: set deep = true to choose blocks".into());
-        }
-        Ok(())
+        let why = if sites.towers.contains(&Tower::Text) {
+            "its tokens are the vision tower's: leave text out of `sites.towers`"
+        } else if !sites.projections.is_empty() {
+            "it acts on no projections: leave `sites.projections` out"
+        } else if !self.deep && (!sites.blocks.is_empty() || sites.last > 0) {
+            "shallow tokens go in once: set deep = true to choose blocks"
+        } else {
+            return Ok(());
+        };
+        Err(wrong(owner, why))
     }
 }
 

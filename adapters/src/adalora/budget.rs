@@ -1,25 +1,26 @@
 //! The life of AdaLoRA: scores of triplets from step to step, and which of them keep their λ.
 //!
-//! Owns the averages, the penalty and the choice; how large the budget is is [`Adalora`]'s.
+//! Owns the triplets, their averages, the penalty and the choice; how large the budget is is [`Adalora`]'s.
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
-use twinspan_sdk::adapter::{Life, Progress};
+use twinspan_sdk::adapter::{Life, Progress, ProjectionSlot};
 use twinspan_sdk::parameter::{Buffer, Init, Parameter, Params};
 use twinspan_sdk::pass::Pass;
 use twinspan_sdk::{Error, Result, ops};
 
 use super::Adalora;
+use crate::low_rank::LowRank;
 
 /// A parameter and the averages of its sensitivity and of that one's uncertainty.
 pub(super) struct Scored {
-    pub parameter: Parameter,
+    parameter: Parameter,
     sensitivity: Buffer,
     uncertainty: Buffer,
 }
 
 impl Scored {
-    pub fn make(params: &mut Params, name: &str, shape: &[usize], init: Init) -> Result<Self> {
+    fn make(params: &mut Params, name: &str, shape: &[usize], init: Init) -> Result<Self> {
         Ok(Self {
             parameter: params.trained(name, shape, init)?,
             sensitivity: params.buffer(&format!("{name}_sensitivity"), shape, Init::Zeros)?,
@@ -69,9 +70,30 @@ impl Scored {
 
 /// The triplets of one site.
 pub(super) struct Triplets {
-    pub q: Scored,
-    pub lambda: Scored,
-    pub p: Scored,
+    q: Scored,
+    lambda: Scored,
+    p: Scored,
+}
+
+impl Triplets {
+    pub fn make(slot: &ProjectionSlot, rank: usize, params: &mut Params) -> Result<Self> {
+        let (q, p) = LowRank::shapes(slot, rank);
+        let drawn = Init::Normal(0.02);
+        Ok(Self {
+            q: Scored::make(params, "q", &q, drawn)?,
+            lambda: Scored::make(params, "lambda", &[rank], Init::Zeros)?,
+            p: Scored::make(params, "p", &p, drawn)?,
+        })
+    }
+
+    /// s·P·diag(λ)·Q.
+    pub fn update(&self, slot: &ProjectionSlot, scale: f64) -> LowRank {
+        let (q, p) = (self.q.parameter.clone(), self.p.parameter.clone());
+        LowRank {
+            middle: Some(self.lambda.parameter.clone()),
+            ..LowRank::new(slot, q, p, scale)
+        }
+    }
 }
 
 /// All sites, and how many of their triplets may count.
@@ -144,7 +166,9 @@ impl Budgeted {
         ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
         let mut kept = vec![vec![0.0; self.options.start_rank]; self.triplets.len()];
         for (_, site, i) in ranked.into_iter().take(budget) {
-            kept[site][i] = 1.0;
+            if let Some(kept) = kept.get_mut(site).and_then(|site| site.get_mut(i)) {
+                *kept = 1.0;
+            }
         }
         for (triplets, kept) in self.triplets.iter().zip(kept) {
             let lambda = triplets.lambda.parameter.tensor(&Pass::predict())?;

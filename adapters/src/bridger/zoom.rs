@@ -15,14 +15,16 @@
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
+use twinspan_sdk::Result;
 use twinspan_sdk::adapter::StageSlot;
 use twinspan_sdk::layers::{BatchNorm, Conv2d, ConvTranspose2d, Linear};
 use twinspan_sdk::ops::{self, Conv, Interpolation};
 use twinspan_sdk::parameter::{Init, Params};
 use twinspan_sdk::pass::Pass;
-use twinspan_sdk::{Error, Result};
 
 use super::START;
+use crate::pixels::{pixels, to_grid};
+use crate::setting::wrong;
 
 /// How the vision stream comes to the bridge's width and grid, and back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,10 +62,9 @@ impl Ends {
     pub fn of(slot: &StageSlot, dim: usize, owner: &str) -> Result<Self> {
         let (_, stream) = slot.vision;
         let (Some(grid), Some(middle)) = (stream.grid, slot.middle) else {
-            return Err(Error::wrong_use(format!(
-                "{owner}: the vision stream of stage {} does not lie on a grid",
-                slot.stage
-            )));
+            let stage = slot.stage;
+            let message = format!("the vision stream of stage {stage} does not lie on a grid");
+            return Err(wrong(owner, message));
         };
         Ok(Self {
             owner: owner.to_string(),
@@ -88,12 +89,13 @@ impl Ends {
         } else if double(self.grid) == self.middle {
             Ok((2, true))
         } else {
-            Err(Error::wrong_use(format!(
-                "{}: zoom = \"conv-deconv\" wants grids equal to, half of or double the middle \
+            let message = format!(
+                "zoom = \"conv-deconv\" wants grids equal to, half of or double the middle \
                  one, {}x{}; stage {} has {}x{}: set zoom to \"linear\", \"conv-interpolate\" or \
                  \"mlp\"",
-                self.owner, self.middle.0, self.middle.1, self.stage, self.grid.0, self.grid.1,
-            )))
+                self.middle.0, self.middle.1, self.stage, self.grid.0, self.grid.1,
+            );
+            Err(wrong(&self.owner, message))
         }
     }
 
@@ -244,16 +246,4 @@ fn resized(x: &Tensor, to: Option<Grid>) -> Result<Tensor> {
 fn by_pixel(x: &Tensor, layers: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
     let (_, _, rows, columns) = x.dims4()?;
     to_grid(&layers(&pixels(x)?)?, (rows, columns))
-}
-
-/// A map's pixels row by row, `[B, H·W, C]`.
-pub(super) fn pixels(map: &Tensor) -> Result<Tensor> {
-    Ok(map.flatten_from(2)?.transpose(1, 2)?)
-}
-
-/// Pixels `[B, H·W, C]` as a map.
-pub(super) fn to_grid(pixels: &Tensor, (rows, columns): Grid) -> Result<Tensor> {
-    let (batch, _, channels) = pixels.dims3()?;
-    let channels_first = pixels.transpose(1, 2)?;
-    Ok(channels_first.reshape((batch, channels, rows, columns))?)
 }

@@ -11,15 +11,16 @@
 //! start as in PyTorch. What goes in and where is [`super`]'s.
 
 use candle_core::Tensor;
+use twinspan_sdk::Result;
 use twinspan_sdk::adapter::StreamSlot;
 use twinspan_sdk::hooks::Channels;
 use twinspan_sdk::layers::{Attention, Conv2d, LayerNorm, Linear};
 use twinspan_sdk::ops::{self, Conv};
 use twinspan_sdk::parameter::{Init, Params};
 use twinspan_sdk::pass::Pass;
-use twinspan_sdk::{Error, Result};
 
 use crate::bottleneck::Pointwise;
+use crate::setting::wrong;
 
 /// Channels of a head, or a little more.
 const HEAD: usize = 32;
@@ -91,10 +92,13 @@ fn squares(before: &StreamSlot, here: &StreamSlot, owner: &str) -> Result<usize>
     let side = (from.0 / to.0.max(1)).max(1);
     match (from.0 / side, from.1 / side) == to {
         true => Ok(side),
-        false => Err(Error::wrong_use(format!(
-            "{owner}: the side comes from a grid of {from:?}, whose squares make none of {to:?} {}",
-            here.moment
-        ))),
+        false => Err(wrong(
+            owner,
+            format!(
+                "the side comes from a grid of {from:?}, whose squares make none of {to:?} {}",
+                here.moment
+            ),
+        )),
     }
 }
 
