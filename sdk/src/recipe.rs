@@ -110,7 +110,8 @@ pub enum BatchNormChoice {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainOptions {
-    /// Optimiser steps; when 0, `epochs` counts.
+    /// Optimiser steps; when 0, `epochs` counts. Where adapters have nothing that trains, none is
+    /// taken whatever this says.
     pub steps: usize,
     /// Passes over the data, used when `steps` is 0.
     pub epochs: usize,
