@@ -9,7 +9,9 @@
 //! and that sensitivity's uncertainty, both averaged over steps; of all sites together as many
 //! triplets keep their λ as the budget allows, which falls from the start rank to the rank by
 //! (1 − t)³. λ starts at 0, P and Q N(0, 0.02). Default sites: query and value of both towers.
-//! The averages are kept with the model, so that a run can go on. Owns options and the
+//! The averages are kept with the model, so that a run can go on. Unlike in PEFT the gradients that
+//! count are those before clipping, and an average of the weights (`ema`) keeps a little of what
+//! was struck out. Owns options and the
 //! size of the budget; triplets and who keeps their λ are `budget`'s, the arithmetic of the
 //! update is `low_rank`'s.
 
@@ -120,6 +122,7 @@ impl Adapter for Adalora {
             triplets.push(new);
         }
         Ok(Box::new(Budgeted {
+            owner: params.owner().to_string(),
             options: self.clone(),
             triplets,
         }))
@@ -136,7 +139,7 @@ impl Adalora {
     }
 
     fn check(&self, owner: &str) -> Result<()> {
-        check(owner, self.rank, self.alpha, self.dropout)?;
+        check(owner, self.rank, ("alpha", self.alpha), self.dropout)?;
         let (rank, start_rank, (first, second)) = (self.rank, self.start_rank, self.betas);
         if start_rank < rank {
             let message = format!("start_rank = {start_rank} must be at least rank = {rank}");

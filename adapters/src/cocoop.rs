@@ -36,7 +36,8 @@ use crate::setting::integer;
 ///
 /// let spoken = Cocoop { words: "a photo of a".into(), ..Default::default() };
 /// // The width of a picture's vector is asked for beside the place and the table of words.
-/// assert_eq!(spoken.wants().last(), Some(&Want::Pooled { towers: vec![Tower::Vision] }));
+/// let vectors = Want::Pooled { towers: vec![Tower::Vision] };
+/// assert_eq!(spoken.wants().last(), Some(&Want::Look(Box::new(vectors))));
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -76,9 +77,9 @@ impl Plugin for Cocoop {
 impl Adapter for Cocoop {
     fn wants(&self) -> Vec<Want> {
         let mut wants = context_wants(&self.words);
-        wants.push(Want::Pooled {
+        wants.push(Want::Look(Box::new(Want::Pooled {
             towers: vec![Tower::Vision],
-        });
+        })));
         wants
     }
 

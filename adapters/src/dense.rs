@@ -24,7 +24,7 @@ use twinspan_sdk::parameter::{Init, Params};
 use twinspan_sdk::pass::Pass;
 use twinspan_sdk::site::{Branch, Sites, Tower};
 
-use crate::setting::{check_number, wrong};
+use crate::setting::{check_factor, wrong};
 use unit::Unit;
 
 /// The narrowest unit has a sixteenth of the channels.
@@ -83,7 +83,7 @@ pub(crate) fn check(owner: &str, dim: usize, factor: f64) -> Result<()> {
         );
         return Err(wrong(owner, message));
     }
-    check_number(owner, "factor", factor)
+    check_factor(owner, "factor", factor)
 }
 
 /// The wish for MLPs, or other branches that `sites` names, within the one tower that an adapter

@@ -77,7 +77,12 @@ impl Adapter for Dora {
     }
 
     fn install(&self, slots: &[Slot], params: &mut Params, hooks: &mut Hooks) -> Result<Installed> {
-        check(params.owner(), self.rank, self.alpha, self.dropout)?;
+        check(
+            params.owner(),
+            self.rank,
+            ("alpha", self.alpha),
+            self.dropout,
+        )?;
         let mut lengths = Vec::new();
         for slot in slots.iter().filter_map(Slot::projection) {
             let params = &mut params.within(&slot.name);

@@ -2,29 +2,31 @@
 //! tensor of low rank.
 //!
 //! ```text
-//! W_l' = W_l + s·U·Σ_l·V        U [d, r] and V [r, d] of all layers, Σ_l [r, r] of each
+//! W_l' x = W_l x + s·V·drop(Σ_l·U·x)        U [r, d] and V [d, r] of all layers, Σ_l [r, r] of each
 //! ```
 //!
 //! A weight k times as long or wide as d (those of an MLP) is k such squares with a Σ each, as in
 //! the paper. U and V are shared by all sites of one width d, so that each tower has its own where
 //! the widths differ. Default sites: query, key, value, output, up and down of both towers. U and
-//! Σ start in PyTorch's way and V at 0, so that nothing changes at the start. Owns the factors;
-//! where ΔW is added, and folding, are the projection hooks' business.
+//! Σ start as PyTorch's linear layers and V at 0, so that nothing changes at the start; dropout
+//! .1. Owns options, sharing and starts; the product is `train`'s.
+
+mod train;
 
 use std::collections::BTreeMap;
 
-use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use twinspan_sdk::adapter::{Adapter, Idle, Installed, ProjectionSlot, Slot, Want};
-use twinspan_sdk::hooks::{Hooks, Update};
+use twinspan_sdk::hooks::Hooks;
 use twinspan_sdk::parameter::{Init, Parameter, Params};
-use twinspan_sdk::pass::Pass;
 use twinspan_sdk::plugin::{Capabilities, Opt, Plugin};
 use twinspan_sdk::site::{Projection, Sites};
 use twinspan_sdk::topology::Shape;
-use twinspan_sdk::{Error, Result, ops, register};
+use twinspan_sdk::{Result, register};
 
 use crate::low_rank::check;
+use crate::setting::{FOLDS, integer, number, wrong};
+use train::Train;
 
 /// One low-rank tensor of updates.
 ///
@@ -51,7 +53,7 @@ impl Default for Fact {
         Self {
             rank: 16,
             scale: 1.0,
-            dropout: 0.0,
+            dropout: 0.1,
             sites: Sites::default(),
         }
     }
@@ -62,24 +64,16 @@ impl Plugin for Fact {
     const ABOUT: &'static str =
         "the updates of all layers as one tensor of low rank (FacT, Jie & Deng, 2023)";
     const OPTIONS: &'static [Opt] = &[
-        Opt::new("rank", "integer", "rank of the tensor"),
-        Opt::new("scale", "number", "factor of every update"),
-        Opt::new(
-            "dropout",
-            "number",
-            "on what the updates read, while training",
-        ),
+        integer("rank", "rank of the tensor"),
+        number("scale", "factor of every update"),
+        number("dropout", "on what V reads, while training"),
         Opt::sites("both towers, every linear layer of blocks"),
     ];
 }
 
 impl Adapter for Fact {
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            identity_at_start: true,
-            mergeable: true,
-            ..Default::default()
-        }
+        FOLDS
     }
 
     fn wants(&self) -> Vec<Want> {
@@ -91,7 +85,12 @@ impl Adapter for Fact {
     }
 
     fn install(&self, slots: &[Slot], params: &mut Params, hooks: &mut Hooks) -> Result<Installed> {
-        check(params.owner(), self.rank, self.scale, self.dropout)?;
+        check(
+            params.owner(),
+            self.rank,
+            ("scale", self.scale),
+            self.dropout,
+        )?;
         let r = self.rank;
         let mut shared: BTreeMap<usize, (Parameter, Parameter)> = BTreeMap::new();
         for slot in slots.iter().filter_map(Slot::projection) {
@@ -100,8 +99,8 @@ impl Adapter for Fact {
                 Some(pair) => pair.clone(),
                 None => {
                     let mut here = params.within(d);
-                    let u = here.trained("u", &[d, r], Init::KaimingUniform { fan: r })?;
-                    let pair = (u, here.trained("v", &[r, d], Init::Zeros)?);
+                    let u = here.trained("u", &[r, d], Init::KaimingUniform { fan: d })?;
+                    let pair = (u, here.trained("v", &[d, r], Init::Zeros)?);
                     shared.entry(d).or_insert(pair).clone()
                 }
             };
@@ -131,63 +130,15 @@ fn squares(slot: &ProjectionSlot, owner: &str) -> Result<usize> {
     let d = slot.input.min(slot.output);
     match slot.shape == Shape::Linear && (slot.input + slot.output).is_multiple_of(d) {
         true => Ok(d),
-        false => Err(Error::wrong_use(format!(
-            "{owner}: {} [{}, {}] is not made of squares: choose linear layers of which one width \
-             is a multiple of the other",
-            slot.name, slot.output, slot.input
-        ))),
+        false => Err(wrong(
+            owner,
+            format!(
+                "{} [{}, {}] is not made of squares: choose linear layers of which one width is \
+                 a multiple of the other",
+                slot.name, slot.output, slot.input
+            ),
+        )),
     }
-}
-
-/// s·U·Σ·V for every square of a weight.
-struct Train {
-    u: Parameter,
-    sigma: Parameter,
-    v: Parameter,
-    scale: f64,
-    dropout: f64,
-}
-
-impl Update for Train {
-    fn forward(&self, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
-        let (u, sigma, v) = (
-            self.u.tensor(pass)?,
-            self.sigma.tensor(pass)?,
-            self.v.tensor(pass)?,
-        );
-        let x = ops::dropout(x, pass.dropout(self.dropout))?;
-        let narrow = ops::linear(&cut(&x, v.dim(1)?)?, &v, None)?;
-        let mixed = ops::linear(&whole(&narrow)?, &sigma, None)?;
-        let wide = ops::linear(&cut(&(mixed * self.scale)?, v.dim(0)?)?, &u, None)?;
-        whole(&wide)
-    }
-
-    fn delta(&self, pass: &Pass) -> Result<Tensor> {
-        let (u, sigma, v) = (
-            self.u.tensor(pass)?,
-            self.sigma.tensor(pass)?,
-            self.v.tensor(pass)?,
-        );
-        let r = v.dim(0)?;
-        // Columns of Σ through U, then its rows through V.
-        let columns = ops::linear(&cut(&sigma.t()?.contiguous()?, r)?, &u, None)?;
-        let rows = whole(&columns)?.t()?.contiguous()?;
-        let delta = whole(&ops::linear(&cut(&rows, r)?, &v.t()?.contiguous()?, None)?)?;
-        Ok((delta * self.scale)?)
-    }
-}
-
-/// `[.., k·n]` as `[.., k, n]`.
-fn cut(x: &Tensor, n: usize) -> Result<Tensor> {
-    let mut dims = x.dims().to_vec();
-    let last = dims.pop().unwrap_or(0);
-    dims.extend([last / n, n]);
-    Ok(x.reshape(dims)?)
-}
-
-/// `[.., k, n]` as `[.., k·n]`.
-fn whole(x: &Tensor) -> Result<Tensor> {
-    Ok(x.flatten_from(x.rank().saturating_sub(2))?)
 }
 
 register!(adapter: Fact);

@@ -12,7 +12,7 @@
 //! | [`adapter`](adapter) | bottlenecks behind or beside branches (Houlsby et al., 2019; Pfeiffer et al., 2021; AdaptFormer, Chen et al., 2022) | branches (attention, mlp) |  |  |
 //! | [`bridger`](bridger) | bridges between both towers at the ends of stages (ETRIS, Xu et al., 2023) | both streams at the ends of stages |  |  |
 //! | [`clip-adapter`](clip_adapter) | a small network on the pooled vector (CLIP-Adapter, Gao et al., 2021) | vision pooled vectors |  |  |
-//! | [`cocoop`](cocoop) | context of a sentence that depends on the picture (CoCoOp, Zhou et al., 2022) | the text stream before positions; vision pooled vectors |  |  |
+//! | [`cocoop`](cocoop) | context of a sentence that depends on the picture (CoCoOp, Zhou et al., 2022) | the text stream before positions |  |  |
 //! | [`compacter`](compacter) | adapters of Kronecker products (Compacter, Karimi Mahabadi et al., 2021) | branches (attention, mlp) |  |  |
 //! | [`conv-adapter`](conv_adapter) | depth-wise bottlenecks of convolutional stages (Conv-Adapter, Chen et al., 2022) | vision projections (conv2) | identity |  |
 //! | [`convpass`](convpass) | convolutional bypasses of attention and MLP (Convpass, Jie & Deng, 2022) | vision branches (attention, mlp) | identity |  |
@@ -30,7 +30,7 @@
 //! | [`tip-adapter`](tip_adapter) | remembers the training pictures beside the similarities (Tip-Adapter, Zhang et al., 2022) | logits |  |  |
 //! | [`unfreeze`](unfreeze) | trains existing parameters: BitFit (Ben Zaken et al., 2022), norms, positions, last blocks, all | existing parameters (bias, norm-bias) | identity | yes |
 //! | [`vera`](vera) | vectors around one shared pair of random matrices (VeRA, Kopiczko et al., 2024) | projections (query, value) | identity | yes |
-//! | [`vpt`](vpt) | learned tokens beside the patches of a picture (VPT, Jia et al., 2022) | the vision stream before blocks; vision projections (patch) |  |  |
+//! | [`vpt`](vpt) | learned tokens beside the patches of a picture (VPT, Jia et al., 2022) | the vision stream before blocks |  |  |
 
 pub mod adalora;
 pub mod adapter;

@@ -121,7 +121,7 @@ impl Adapter for Lora {
         for slot in slots.iter().filter_map(Slot::projection) {
             let rank = by_site::value("ranks", &self.ranks, slot, &owner)?.unwrap_or(self.rank);
             let alpha = by_site::value("alphas", &self.alphas, slot, &owner)?.unwrap_or(self.alpha);
-            check(&owner, rank, alpha, self.dropout)?;
+            check(&owner, rank, ("alpha", alpha), self.dropout)?;
             if self.start == Start::Pissa {
                 pissa::check(&owner, slot, rank)?;
             }
@@ -147,7 +147,7 @@ impl Lora {
     }
 
     fn check(&self, owner: &str) -> Result<()> {
-        check(owner, self.rank, self.alpha, self.dropout)?;
+        check(owner, self.rank, ("alpha", self.alpha), self.dropout)?;
         check_above_zero(owner, "rate_ratio", self.rate_ratio)?;
         let mut alphas = self.alphas.values().chain([&self.alpha]);
         match self.start == Start::Pissa && alphas.any(|alpha| *alpha <= 0.0) {

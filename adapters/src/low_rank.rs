@@ -24,7 +24,7 @@ use twinspan_sdk::plugin::Opt;
 use twinspan_sdk::site::{Projection, Sites};
 use twinspan_sdk::topology::Shape;
 
-use crate::setting::{check_count, check_dropout, check_number, number};
+use crate::setting::{check_count, check_dropout, check_factor, number};
 
 /// The option of strength α.
 pub(crate) const ALPHA: Opt = number("alpha", "strength: the update counts alpha/rank");
@@ -178,10 +178,10 @@ pub(crate) fn wants(sites: &Sites) -> Vec<Want> {
     }]
 }
 
-/// Refuses what no method of low rank can be asked for.
-pub(crate) fn check(owner: &str, rank: usize, alpha: f64, dropout: f64) -> Result<()> {
+/// Refuses what no method of low rank can be asked for; `factor` is an option and its name.
+pub(crate) fn check(owner: &str, rank: usize, factor: (&str, f64), dropout: f64) -> Result<()> {
     check_count(owner, "rank", rank)?;
-    check_number(owner, "alpha", alpha)?;
+    check_factor(owner, factor.0, factor.1)?;
     check_dropout(owner, dropout)
 }
 

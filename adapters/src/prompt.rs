@@ -169,13 +169,13 @@ pub fn context_wants(words: &str) -> Vec<Want> {
         moments: vec![Moment::Embed(EmbedStep::Tokens)],
     }];
     if !words.is_empty() {
-        wants.push(Want::Projections {
+        wants.push(Want::Look(Box::new(Want::Projections {
             sites: Sites {
                 towers: vec![Tower::Text],
                 ..Default::default()
             },
             default: &[Projection::Token],
-        });
+        })));
     }
     wants
 }

@@ -21,7 +21,7 @@ use twinspan_sdk::plugin::{Capabilities, Opt, Plugin};
 use twinspan_sdk::site::{Branch, Sites};
 use twinspan_sdk::{Result, register};
 
-use crate::setting::{FOLDS, check_count, check_dropout, check_number, integer, number, wrong};
+use crate::setting::{FOLDS, check_count, check_dropout, check_factor, integer, number, wrong};
 use linear::Bottleneck;
 
 /// Linear bottlenecks before branches.
@@ -112,7 +112,7 @@ impl RepAdapter {
             );
             return Err(wrong(owner, message));
         }
-        check_number(owner, "scale", self.scale)?;
+        check_factor(owner, "scale", self.scale)?;
         check_dropout(owner, self.dropout)
     }
 }

@@ -26,6 +26,7 @@ use twinspan_sdk::parameter::Params;
 use twinspan_sdk::pass::Pass;
 use twinspan_sdk::plugin::{Opt, Plugin};
 use twinspan_sdk::site::{Sites, Tower};
+use twinspan_sdk::stream::SpanKind;
 use twinspan_sdk::{Error, Result, ops, register};
 
 use crate::dense::{self, Dense, Over, Start};
@@ -99,15 +100,20 @@ impl BranchHook for Neighbours {
         let words = view.stream.with(view.input.clone()).content()?;
         let narrow = self.0.narrow(&words, pass)?;
         let (_, n, _) = narrow.dims3()?;
-        if n < 2 {
-            return Err(Error::plugin(
-                "a sentence of one token has no words behind its start",
-            ));
+        // Not every backbone starts its sentences with a token of their own.
+        let started = view.stream.span(|kind| *kind == SpanKind::Start).is_some();
+        let first = usize::from(started);
+        if n <= first {
+            return Err(Error::plugin("a sentence has no words behind its start"));
         }
-        let start = narrow.narrow(1, 0, 1)?;
-        let line = narrow.narrow(1, 1, n - 1)?.transpose(1, 2)?.unsqueeze(2)?;
+        let line = narrow.narrow(1, first, n - first)?;
+        let line = line.transpose(1, 2)?.unsqueeze(2)?;
         let line = self.0.branches.forward(&line, pass)?;
-        let y = ops::concat(&start, &line.squeeze(2)?.transpose(1, 2)?, 1)?;
+        let line = line.squeeze(2)?.transpose(1, 2)?;
+        let y = match started {
+            true => ops::concat(&narrow.narrow(1, 0, 1)?, &line, 1)?,
+            false => line,
+        };
         let y = ops::add(&y, &narrow)?;
         let out = self.0.widen(&y, pass)?;
         let changed = view.stream.with(output.clone()).add_to_content(&out)?;

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! f is the picture's unit vector. Acts on the logits; defaults α 1.17, β 1. K and V start from
-//! the training data. Nothing trains, or K does (`train_keys`, Tip-Adapter-F). Sentence j of a
+//! the training data, one view of each picture where the released code averages ten augmented
+//! ones, and stay as they are where another adapter trains f. Nothing trains, or K does (`train_keys`, Tip-Adapter-F). Sentence j of a
 //! batch is taken for class j: a task with several sentences a class is refused. Owns options
 //! and sizes; the cache is `cache`'s, what the classes are is the task's.
 
@@ -20,7 +21,7 @@ use twinspan_sdk::parameter::Params;
 use twinspan_sdk::plugin::{Capabilities, Opt, Plugin};
 use twinspan_sdk::{Error, Result, register};
 
-use crate::setting::{check_number, check_zero_or_above, flag, integer, number, wrong};
+use crate::setting::{check_factor, check_zero_or_above, flag, integer, number, wrong};
 use cache::{Cache, classes_of};
 
 /// A cache of training pictures.
@@ -126,7 +127,7 @@ impl Adapter for TipAdapter {
 
 impl TipAdapter {
     fn check(&self, owner: &str) -> Result<()> {
-        check_number(owner, "alpha", self.alpha)?;
+        check_factor(owner, "alpha", self.alpha)?;
         check_zero_or_above(owner, "beta", self.beta)?;
         let (keys, classes) = (self.keys, self.classes);
         if keys == 0 || classes == 0 {

@@ -75,7 +75,12 @@ impl Adapter for Vera {
     }
 
     fn install(&self, slots: &[Slot], params: &mut Params, hooks: &mut Hooks) -> Result<Installed> {
-        check(params.owner(), self.rank, self.start, self.dropout)?;
+        check(
+            params.owner(),
+            self.rank,
+            ("start", self.start),
+            self.dropout,
+        )?;
         let slots: Vec<&ProjectionSlot> = slots.iter().filter_map(Slot::projection).collect();
         if let Some(other) = slots.iter().find(|s| s.shape != Shape::Linear) {
             let name = &other.name;

@@ -92,13 +92,13 @@ impl Adapter for Vpt {
             },
         };
         // The start depends on the patches' size.
-        let patches = Want::Projections {
+        let patches = Want::Look(Box::new(Want::Projections {
             sites: Sites {
                 towers: tower,
                 ..Default::default()
             },
             default: &[Projection::Patch],
-        };
+        }));
         vec![tokens, patches]
     }
 

@@ -230,7 +230,9 @@ impl Encoder for StillTower {
     fn tokens(&self, _: &Tensor, _: &PlaceHooks, _: &mut Pass) -> Result<Stream> {
         let stream = match self.1 {
             Tower::Vision => Stream::patches(self.0.x.as_tensor().clone(), SPECIAL, (4, 4)),
-            Tower::Text => Stream::words(self.0.words.as_tensor().clone(), None, vec![6, 6])?,
+            Tower::Text => {
+                Stream::words(self.0.words.as_tensor().clone(), None, vec![6, 6])?.started()?
+            }
         };
         let Some(position) = self.0.prompts else {
             return Ok(stream);
@@ -589,7 +591,7 @@ fn what_cannot_be_is_refused() {
     );
     assert_eq!(
         aligner(|a| a.factor = f64::NAN),
-        "dense-aligner: factor = NaN must be a number"
+        "dense-aligner: factor = NaN must be a number other than 0"
     );
     assert_eq!(
         aligner(|a| a.sites.towers = vec![Tower::Text]),

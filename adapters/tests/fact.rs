@@ -20,7 +20,7 @@ fn model(fact: Option<Fact>) -> Tuned {
 }
 
 #[test]
-fn every_square_of_a_weight_is_u_sigma_v() {
+fn every_square_of_a_weight_is_v_sigma_u() {
     let fact = Fact {
         rank: 3,
         scale: 0.5,
@@ -51,8 +51,8 @@ fn every_square_of_a_weight_is_u_sigma_v() {
                     .unwrap()
                     .narrow(1, 3 * j, 3)
                     .unwrap();
-                let left = shared("u").matmul(&sigma.contiguous().unwrap()).unwrap();
-                left.matmul(shared("v")).unwrap()
+                let left = shared("v").matmul(&sigma.contiguous().unwrap()).unwrap();
+                left.matmul(shared("u")).unwrap()
             });
             Tensor::cat(&squares.collect::<Vec<_>>(), 1).unwrap()
         });

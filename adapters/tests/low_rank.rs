@@ -259,7 +259,10 @@ fn pissa_starts_as_the_weight_and_trains_its_principal_part() {
         refused(deep),
         "lora: start = \"pissa\": rank 5 is above the 4 singular values of vision.embed.patch"
     );
-    let flat = Lora { alpha: 0.0, ..lora };
+    let flat = Lora {
+        alpha: -1.0,
+        ..lora
+    };
     assert_eq!(
         refused(flat),
         "lora: start = \"pissa\" asks for an alpha above 0"
@@ -502,6 +505,6 @@ adalora: betas = [0.85, 1] must lie in [0, 1)
 adalora: interval must be above 0
 adalora: orthogonality = -1 must be 0 or above
 dora: rank must be above 0
-vera: alpha = NaN must be a number"
+vera: start = NaN must be a number other than 0"
     );
 }

@@ -146,7 +146,7 @@ fn impossible_options_are_refused() {
     }
     assert_eq!(
         error(of(8, 2, f64::INFINITY)),
-        "repadapter: scale = inf must be a number"
+        "repadapter: scale = inf must be a number other than 0"
     );
     let dropout = RepAdapter {
         dropout: 1.0,

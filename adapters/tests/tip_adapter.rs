@@ -237,7 +237,7 @@ fn impossible_options_are_refused() {
             alpha: f64::NAN,
             ..sized.clone()
         }),
-        "tip-adapter: alpha = NaN must be a number"
+        "tip-adapter: alpha = NaN must be a number other than 0"
     );
     assert_eq!(
         of(TipAdapter {

@@ -149,7 +149,7 @@ fn refusals_say_what_to_do() {
     };
     assert_eq!(
         refusal(with(query)),
-        "vpt: it acts on no projections: leave `sites.projections` out"
+        "adapter `vpt`: it acts on no projections: leave `sites.projections` out"
     );
     let block = Sites {
         blocks: vec![1],

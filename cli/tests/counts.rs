@@ -147,6 +147,15 @@ fn readings_give_the_counts_of_the_etris_comparison() {
 }
 
 #[test]
+fn the_readme_shows_these_rows() {
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+    let readme = std::fs::read_to_string(readme).unwrap();
+    for row in ROWS.iter().map(row) {
+        assert!(readme.contains(&row), "README.md lacks: {row}");
+    }
+}
+
+#[test]
 fn a_count_is_rounded_as_the_paper_does() {
     assert_eq!(rounded(2_391_904, "2.39M"), "2.39M");
     assert_eq!(rounded(1_195_952, "1.20M"), "1.20M");

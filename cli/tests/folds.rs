@@ -319,8 +319,12 @@ fn every_union_folds_on_every_backbone() {
     }
 }
 
-/// An adapter on every projection of a backbone where it takes them all, else where it likes.
-fn widest(name: &str, backbone: &Configured<dyn Backbone>) -> Configured<dyn Adapter> {
+/// An adapter on every projection of a backbone where it takes them all, else where it likes; and
+/// whether it takes them all. None where it does not fit.
+fn widest(
+    name: &str,
+    backbone: &Configured<dyn Backbone>,
+) -> Option<(Configured<dyn Adapter>, bool)> {
     let topology = backbone.plugin.topology().unwrap();
     let all = topology.projections().map(|p| p.projection);
     let all: BTreeSet<Projection> = all.collect();
@@ -334,7 +338,10 @@ fn widest(name: &str, backbone: &Configured<dyn Backbone>) -> Configured<dyn Ada
         twinspan::sdk::plan::plan(&recipe(backbone, vec![adapter.clone()])).is_ok()
     };
     let widest = registry::configured::<AdapterEntry>(name, options).ok();
-    widest.filter(planned).unwrap_or_else(|| linked(name, ""))
+    match widest.filter(planned) {
+        Some(widest) => Some((widest, true)),
+        None => Some((linked(name, ""), false)).filter(|(adapter, _)| planned(adapter)),
+    }
 }
 
 #[test]
@@ -342,16 +349,26 @@ fn every_linked_method_that_says_it_folds_does_alone_and_in_pairs() {
     let names = registry::names::<AdapterEntry>().unwrap().into_iter();
     let folds = |name: &&str| linked(name, "").plugin.capabilities().mergeable;
     let names: Vec<&str> = names.filter(folds).collect();
-    assert!(names.len() > 2);
+    let (mut everywhere, mut nowhere) = (BTreeSet::new(), Vec::new());
     for (name, options, _) in BACKBONES {
         let backbone = backbone(name, options);
         let batch = batch(&backbone);
+        let takes = |adapter: &&&str| widest(adapter, &backbone).is_some_and(|(_, all)| all);
+        everywhere.extend(names.iter().filter(takes).copied());
+        let (names, misfits): (Vec<&str>, Vec<&str>) = names
+            .iter()
+            .partition(|adapter| widest(adapter, &backbone).is_some());
+        nowhere.extend(misfits);
+        let before = features(&stirred(&recipe(&backbone, Vec::new()), &batch), &batch);
         let mut sets: Vec<Vec<&str>> = names.iter().map(|n| vec![*n]).collect();
         for (i, first) in names.iter().enumerate() {
             sets.extend(names[i + 1..].iter().map(|second| vec![*first, *second]));
         }
         for set in sets {
-            let adapters = set.iter().map(|name| widest(name, &backbone)).collect();
+            let adapters = set
+                .iter()
+                .filter_map(|name| Some(widest(name, &backbone)?.0));
+            let adapters = adapters.collect();
             let recipe = recipe(&backbone, adapters);
             let tuned = stirred(&recipe, &batch);
             let bare = Recipe {
@@ -362,10 +379,64 @@ fn every_linked_method_that_says_it_folds_does_alone_and_in_pairs() {
                 .merge()
                 .unwrap_or_else(|e| panic!("{set:?} on {name}: {e}"));
             let merged = merged.model(&bare, Compute::default()).unwrap();
-            let off = distance(&features(&merged, &batch), &features(&tuned, &batch));
+            let wanted = features(&tuned, &batch);
+            let off = distance(&features(&merged, &batch), &wanted);
             assert!(off < WITHIN, "{set:?} on {name}: {off:.1e}");
+            let moved = distance(&wanted, &before);
+            assert!(moved > 2.0 * WITHIN, "{set:?} on {name} change {moved:.1e}");
         }
     }
+    // These fold on convolutions and tables too; the others take linear layers or norms alone.
+    let everywhere: Vec<&str> = everywhere.into_iter().collect();
+    assert_eq!(everywhere, ["adalora", "dora", "ia3", "lora"]);
+    // The small ResNet's pool has widths of which none is a multiple of the other.
+    assert_eq!(nowhere, ["fact"]);
+}
+
+#[test]
+fn every_linked_method_that_does_not_fold_says_why() {
+    let names = registry::names::<AdapterEntry>().unwrap().into_iter();
+    let stays = |name: &&str| !linked(name, "").plugin.capabilities().mergeable;
+    let mut reasons = Vec::new();
+    for name in names.filter(stays) {
+        // The last backbone that has a place for it.
+        let said = BACKBONES.iter().rev().find_map(|(family, options, _)| {
+            let backbone = backbone(family, options);
+            let options = match name {
+                "tip-adapter" => "keys = 2\nclasses = 2",
+                "coop" => "tokens = 2",
+                "conv-adapter" => "reduction = 2",
+                _ => "",
+            };
+            let recipe = recipe(&backbone, vec![linked(name, options)]);
+            twinspan::sdk::plan::plan(&recipe).ok()?;
+            let base = weights::random(&recipe.backbone.plugin.topology().unwrap(), 1).unwrap();
+            let tuned = Tuned::new(&recipe, base, Compute::default()).unwrap();
+            Some(tuned.merge().err().map(|e| e.to_string()))
+        });
+        let said = said.unwrap_or_else(|| panic!("no backbone here has a place for {name}"));
+        let said = said.unwrap_or_else(|| panic!("{name} folds, and does not say so"));
+        assert!(said.contains(&format!("`{name}`")), "{said}");
+        let first = said.lines().take(2).collect::<Vec<_>>().join(" ");
+        reasons.push(format!("{name}: {first}"));
+    }
+    insta::assert_snapshot!(reasons.join("\n"), @"
+    adapter: `adapter` does not fold into the weights: it changes what a branch gives, which is more than one weight's product (vision.blocks.0); merge without it, or use it beside the weights, as it was trained
+    bridger: `bridger` does not fold into the weights: it moves the streams of both towers by each other (vision.blocks.0); merge without it, or use it beside the weights, as it was trained
+    clip-adapter: `clip-adapter` does not fold into the weights: it changes the pooled vector (vision.pooled); merge without it, or use it beside the weights, as it was trained
+    cocoop: `cocoop` does not fold into the weights: it changes the stream between the layers (the text stream); merge without it, or use it beside the weights, as it was trained
+    compacter: `compacter` does not fold into the weights: it changes what a branch gives, which is more than one weight's product (vision.blocks.0); merge without it, or use it beside the weights, as it was trained
+    conv-adapter: `conv-adapter` does not fold into the weights: a path around a projection is not part of its weight (vision.stem.conv2); merge without it, or use it beside the weights, as it was trained
+    convpass: `convpass` does not fold into the weights: it changes what a branch gives, which is more than one weight's product (vision.blocks.0); merge without it, or use it beside the weights, as it was trained
+    coop: `coop` does not fold into the weights: it changes the stream between the layers (the text stream); merge without it, or use it beside the weights, as it was trained
+    dense-aligner: `dense-aligner` does not fold into the weights: it changes what a branch gives, which is more than one weight's product (vision.blocks.0); merge without it, or use it beside the weights, as it was trained
+    lst: `lst` does not fold into the weights: it changes the stream between the layers (the vision stream); merge without it, or use it beside the weights, as it was trained
+    maple: `maple` does not fold into the weights: it changes the stream between the layers (the vision stream); merge without it, or use it beside the weights, as it was trained
+    prefix: `prefix` does not fold into the weights: it puts keys and values into an attention (vision.blocks.0); merge without it, or use it beside the weights, as it was trained
+    text-adapter: `text-adapter` does not fold into the weights: it changes what a branch gives, which is more than one weight's product (text.blocks.0); merge without it, or use it beside the weights, as it was trained
+    tip-adapter: `tip-adapter` does not fold into the weights: it changes similarities (logits); merge without it, or use it beside the weights, as it was trained
+    vpt: `vpt` does not fold into the weights: it changes the stream between the layers (the vision stream); merge without it, or use it beside the weights, as it was trained
+    ");
 }
 
 #[test]

@@ -322,3 +322,27 @@ fn in_docs(row: &str) -> String {
         None => format!("//! {row}\n"),
     }
 }
+
+#[test]
+fn a_method_is_a_file_of_160_lines_at_most() {
+    for path in sources("adapters/src") {
+        let text = fs::read_to_string(&path).unwrap();
+        let lines = text.lines().count();
+        let long = text.contains("register!(adapter:") && lines > 160;
+        assert!(!long, "{}: {lines} lines", path.display());
+    }
+}
+
+#[test]
+fn files_that_the_readme_links_to_are_there() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let mut found = 0;
+    for link in readme.split("](").skip(1) {
+        let target = link.split(')').next().unwrap();
+        if !target.starts_with("http") && !target.starts_with('#') {
+            assert!(root().join(target).exists(), "README.md links to {target}");
+            found += 1;
+        }
+    }
+    assert!(found > 5);
+}

@@ -201,9 +201,17 @@ fn a_base_from_a_file_gives_its_layout_and_its_type_to_the_merged_one() {
     // The model's own files stay.
     let [before, trained] = ["clip.safetensors", "model/last/tuned.safetensors"]
         .map(|name| fs::read(bench.path(name)).unwrap());
-    for own in ["clip.safetensors", "model/last/tuned.safetensors"] {
+    // So do those of another model.
+    fs::create_dir(bench.path("other")).unwrap();
+    let others = bench.path("other/tuned.safetensors");
+    fs::copy(bench.path("model/last/tuned.safetensors"), others).unwrap();
+    for own in [
+        "clip.safetensors",
+        "model/last/tuned.safetensors",
+        "other/tuned.safetensors",
+    ] {
         let message = bench.merge(own, &["--overwrite"]).error(2);
-        has(&message, &[own, "is a file that the model is made of"]);
+        has(&message, &[own, "is a file that a model is made of"]);
     }
     assert!(fs::read(bench.path("clip.safetensors")).unwrap() == before);
     assert!(fs::read(bench.path("model/last/tuned.safetensors")).unwrap() == trained);

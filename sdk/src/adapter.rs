@@ -241,6 +241,9 @@ pub enum Want {
     },
     /// The logits of the joint space.
     Logits,
+    /// Places whose dimensions or names the adapter must know, and at which it does not act: the
+    /// patch size, the table of words. They are slots like others, behind those of other wishes.
+    Look(Box<Want>),
     /// Existing parameters by role; empty roles mean all that train by gradient.
     Parameters {
         /// Roles.
@@ -510,6 +513,7 @@ impl fmt::Display for Want {
             Want::KeyValues { sites } => write!(f, "{}keys and values", of(&sites.towers)),
             Want::Stages { .. } => f.write_str("both streams at the ends of stages"),
             Want::Pooled { towers } => write!(f, "{}pooled vectors", of(towers)),
+            Want::Look(at) => write!(f, "looks at {at}"),
             Want::Logits => f.write_str("logits"),
             Want::Parameters { roles, .. } => match roles.is_empty() {
                 true => f.write_str("existing parameters"),

@@ -11,6 +11,7 @@ use crate::hooks::Hooks;
 use crate::order::Step;
 use crate::recipe::Recipe;
 use crate::site::{At, Tower};
+use crate::slots;
 use crate::topology::Topology;
 use crate::tuned::{Assembly, Compute, HEAD, assemble};
 
@@ -69,16 +70,19 @@ pub struct FirstTrainable {
 pub fn plan(recipe: &Recipe) -> Result<Plan> {
     let assembly = assemble(recipe, None, &Compute::default())?;
     let topology = &assembly.topology;
-    let adapters: Vec<AdapterPlan> = recipe
-        .labels()
-        .into_iter()
-        .zip(&assembly.slots)
-        .map(|(label, slots)| AdapterPlan {
-            parameters: assembly.overlay.count(&label),
-            sites: slots.iter().map(Slot::to_string).collect(),
-            label,
+    let found = recipe.adapters.iter().zip(&assembly.slots);
+    let adapters = recipe.labels().into_iter().zip(found);
+    let adapters: Vec<AdapterPlan> = adapters
+        .map(|(label, (adapter, slots))| {
+            let looked = slots::looked_at(topology, &label, &adapter.plugin.wants())?;
+            let sites = slots.iter().map(Slot::to_string);
+            Ok(AdapterPlan {
+                parameters: assembly.overlay.count(&label),
+                sites: sites.filter(|site| !looked.contains(site)).collect(),
+                label,
+            })
         })
-        .collect();
+        .collect::<Result<_>>()?;
     let backbone_parameters = topology.parameter_count();
     let adapter_parameters = adapters.iter().map(|a| a.parameters).sum();
     Ok(Plan {

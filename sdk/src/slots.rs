@@ -19,7 +19,8 @@ use crate::topology::{ParameterInfo, Topology};
 pub fn all_used(adapter: &str, wants: &[Want]) -> Result<()> {
     let projections = wants.iter().any(|w| matches!(w, Want::Projections { .. }));
     let branches = wants.iter().any(|w| matches!(w, Want::Branches { .. }));
-    for want in wants {
+    let acting = wants.iter().filter(|w| !matches!(w, Want::Look(_)));
+    for want in acting {
         let (Want::Projections { sites, .. }
         | Want::Branches { sites, .. }
         | Want::Between { sites, .. }
@@ -40,6 +41,19 @@ pub fn all_used(adapter: &str, wants: &[Want]) -> Result<()> {
         });
     }
     Ok(())
+}
+
+/// The names of the slots at which an adapter looks and does not act.
+///
+/// # Errors
+/// As [`find`].
+pub fn looked_at(topology: &Topology, adapter: &str, wants: &[Want]) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for want in wants.iter().filter(|w| matches!(w, Want::Look(_))) {
+        let slots = find(topology, adapter, want)?;
+        names.extend(slots.iter().map(Slot::to_string));
+    }
+    Ok(names)
 }
 
 /// The slots of `topology` that match `want`, in the order of the towers' depths.
@@ -142,6 +156,7 @@ pub fn find(topology: &Topology, adapter: &str, want: &Want) -> Result<Vec<Slot>
             let slots = all.into_iter().filter(wanted).map(Slot::Stage).collect();
             (slots, "stages".into(), offered)
         }
+        Want::Look(at) => return find(topology, adapter, at),
         Want::Pooled { towers } => {
             let slots = Tower::BOTH
                 .into_iter()

@@ -169,7 +169,7 @@ there is no backbone `clip`; there are: toy
 adapter `gain`: unknown field `strat`, expected `start` or `sites`
 adapter `gain`: invalid type: string \"two\", expected f64, in `start`
 adapter `gain`: unknown variant `txt`, expected `vision` or `text`, in `sites.towers`
-adapter `gain`: unknown field `tower`, expected one of `towers`, `blocks`, `projections`, `branches`, in `sites`
+adapter `gain`: unknown field `tower`, expected one of `towers`, `blocks`, `last`, `projections`, `branches`, in `sites`
 adapter `gain`: unknown variant `q`, expected one of `token`, `patch`, `query`, `key`, `value`, `output`, `up`, `down`, `conv1`, `conv2`, `conv3`, `conv4`, `shortcut`, `connect`, `joint`, in `sites.projections`
 recipe: unknown section `taks` (did you mean `task`?); there are: backbone, adapter, task, train
 recipe: [train]: unknown field `epoch`, expected one of `steps`, `epochs`, `batch`, `accumulate`, `seed`, `optimizer`, `rate`, `weight_decay`, `betas`, `epsilon`, `clip`, `schedule`, `groups`, `split`, `workers`, `evaluate_split`, `evaluate_every`, `metric`, `patience`, `ema`, `save_every`

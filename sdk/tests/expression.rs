@@ -127,10 +127,10 @@ fn errors_name_the_column_and_the_choices() {
     `low-rank[rank=]`, column 15: a value is missing
     `low-rank[kind=two words]`, column 15: `two words` is no TOML value; write text with spaces or signs in quotes
     `low-rank[rank=8, rank=9]`, column 18: `rank` is given twice
-    `low-rank@txt`, column 10: expected a site, found `txt` (did you mean `text`?); there are: vision, text, blocks=FIRST..LAST, token, patch, query, key, value, output, up, down, conv1, conv2, conv3, conv4, shortcut, connect, joint, attention, mlp, convolution
-    `low-rank@text.blocks=x`, column 22: expected the number of a block, as in blocks=6..11
+    `low-rank@txt`, column 10: expected a site, found `txt` (did you mean `text`?); there are: vision, text, blocks=FIRST..LAST, last=COUNT, token, patch, query, key, value, output, up, down, conv1, conv2, conv3, conv4, shortcut, connect, joint, attention, mlp, convolution
+    `low-rank@text.blocks=x`, column 22: expected a number, as in blocks=6..11 or last=4
     `low-rank@text.blocks=3..1`, column 22: 3..1 is no range of blocks: write the first and the last
-    `low-rank@text..query`, column 15: expected a site, found `.`; there are: vision, text, blocks=FIRST..LAST, token, patch, query, key, value, output, up, down, conv1, conv2, conv3, conv4, shortcut, connect, joint, attention, mlp, convolution
+    `low-rank@text..query`, column 15: expected a site, found `.`; there are: vision, text, blocks=FIRST..LAST, last=COUNT, token, patch, query, key, value, output, up, down, conv1, conv2, conv3, conv4, shortcut, connect, joint, attention, mlp, convolution
     `low-rank[sites={}]@text`, column 19: `@` names sites, which are given in brackets already
     `low-rank, low-rank`, column 9: expected `[`, `@`, `+` or the end, found `,`
     `+ low-rank`, column 1: expected the name of an adapter, found `+`

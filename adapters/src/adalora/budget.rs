@@ -98,6 +98,8 @@ impl Triplets {
 
 /// All sites, and how many of their triplets may count.
 pub(super) struct Budgeted {
+    /// The label of the adapter, for messages.
+    pub owner: String,
     pub options: Adalora,
     pub triplets: Vec<Triplets>,
 }
@@ -131,9 +133,9 @@ impl Life for Budgeted {
         let (step, last) = (progress.step + 1, progress.steps.saturating_sub(cooldown));
         if last <= warmup {
             return Err(Error::wrong_use(format!(
-                "adalora: warmup = {warmup} and cooldown = {cooldown} leave none of {} steps for \
+                "{}: warmup = {warmup} and cooldown = {cooldown} leave none of {} steps for \
                  ranks to fall in",
-                progress.steps
+                self.owner, progress.steps
             )));
         }
         // Behind the last choice the ranks stay: what was struck out then is struck out again.

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! A block is of the kind of the tower's own: a pre-norm transformer on tokens, which hides padding
-//! and has heads of 32 channels or a little more, or convolutions on a map. Fewer heads than the
+//! (and no later words: the side of a causal tower looks both ways) and has heads of 32 channels or
+//! a little more, or convolutions on a map. Fewer heads than the
 //! tower's, for a narrow side with as many would spend its time on their probabilities. Layers
 //! start as in PyTorch. What goes in and where is [`super`]'s.
 

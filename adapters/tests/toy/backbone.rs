@@ -158,7 +158,7 @@ impl Encoder for Bare {
         if let Some(positions) = &self.positions {
             let x = ops::add(&x, &positions.tensor(pass)?)?;
             let ends = vec![3, 2];
-            return Ok(Stream::words(x, None, ends)?);
+            return Ok(Stream::words(x, None, ends)?.started()?);
         }
         if self.embed.map {
             return Ok(Stream::map(x));

@@ -89,7 +89,9 @@ fn table(kind: &Kind) -> Result<String, Failure> {
 fn declared(name: &str) -> Result<String, Failure> {
     let adapter = registry::configured::<AdapterEntry>(name, toml::Table::new())?.plugin;
     let promises = adapter.capabilities();
-    let mut places: Vec<String> = adapter.wants().iter().map(Want::to_string).collect();
+    let wants = adapter.wants();
+    let acting = wants.iter().filter(|want| !matches!(want, Want::Look(_)));
+    let mut places: Vec<String> = acting.map(Want::to_string).collect();
     places.dedup();
     let start = match promises.identity_at_start {
         true => "identity",

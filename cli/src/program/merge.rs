@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Tensor};
-use twinspan::sdk::artifact::{self, TUNED};
+use twinspan::sdk::artifact::TUNED;
 use twinspan::sdk::key_map::KeyMap;
 use twinspan::sdk::parameter::Init;
 use twinspan::sdk::recipe::Recipe;
+use twinspan::sdk::source::Source;
 use twinspan::sdk::stream::Stream;
 use twinspan::sdk::task::Batch;
 use twinspan::sdk::tuned::{HEAD, Merged, Tuned};
@@ -82,22 +83,31 @@ fn may_write(args: &MergeArgs) -> Result<(), Failure> {
     }
 }
 
-/// Refuses to replace what the model is made of.
+/// Refuses to replace what the model is made of, or a part of any other model folder.
 fn spares_own(args: &MergeArgs, model: &Model) -> Result<(), Failure> {
-    let whole = |path: &Path| path.canonicalize().ok();
-    let Some(out) = whole(&args.out) else {
+    let Ok(out) = args.out.canonicalize() else {
         return Ok(());
     };
-    let tuned = artifact::locate(&args.model.model)?.join(TUNED);
-    let own = [model.tuned.base.file().map(PathBuf::from), Some(tuned)];
-    match own
-        .iter()
-        .flatten()
-        .any(|own| whole(own) == Some(out.clone()))
-    {
+    let mut own: Vec<PathBuf> = model
+        .tuned
+        .base
+        .file()
+        .map(PathBuf::from)
+        .into_iter()
+        .collect();
+    for source in model.recipe.weights.sources()? {
+        if let Source::Path(path) = source {
+            own.push(path);
+        }
+    }
+    let inside = |own: &PathBuf| own.canonicalize().is_ok_and(|own| out.starts_with(own));
+    let of_a_model = out
+        .parent()
+        .is_some_and(|folder| folder.join(TUNED).is_file());
+    match of_a_model || own.iter().any(inside) {
         false => Ok(()),
         true => Err(Failure::Usage(format!(
-            "--out {} is a file that the model is made of: name another",
+            "--out {} is a file that a model is made of: name another",
             args.out.display()
         ))),
     }

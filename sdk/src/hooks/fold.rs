@@ -163,7 +163,8 @@ impl TowerHooks {
         let At::Block(block) = info.at else {
             return &[];
         };
-        let mut branches = topology.blocks[block].branches.iter();
+        let branches = topology.blocks.get(block).map(|b| b.branches.as_slice());
+        let mut branches = branches.unwrap_or_default().iter();
         match branches.find(|b| b.consumers.contains(&info.projection)) {
             Some(read) => &self.place(info.at).norms[read.branch as usize],
             None => &[],

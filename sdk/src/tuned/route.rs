@@ -7,7 +7,7 @@ use candle_core::Tensor;
 
 use super::Tuned;
 use crate::error::{Error, Result};
-use crate::hooks::{Hooks, Reading};
+use crate::hooks::{Hooks, Reader, Reading};
 use crate::order::{self, Order, Step};
 use crate::pass::{Pass, TapKey};
 use crate::site::{At, Tap, Tower};
@@ -127,13 +127,19 @@ impl Way {
         taps: &[Tap],
     ) -> Result<Self> {
         let order = order(topology, hooks, acts, taps)?;
+        // What hooks beside the way read is not kept: they do not run.
+        let runs = |reader: Reader| match reader {
+            Reader::Place(tower, at) => order.reaches(tower, at),
+            Reader::Bridge(..) => true,
+            Reader::Head => false,
+        };
         let stop = |step: &Step| {
             let after = |tap: Tap| step_of(hooks, acts, tap) == *step;
             let read = hooks.readings.iter().enumerate();
             Stop {
                 step: *step,
                 kept: read
-                    .filter(|(_, r)| acts(&r.owner) && after(r.tap))
+                    .filter(|(_, r)| acts(&r.owner) && runs(r.reader) && after(r.tap))
                     .map(|(i, _)| TapKey(i))
                     .collect(),
                 given: (0..taps.len()).filter(|i| after(taps[*i])).collect(),
