@@ -103,7 +103,10 @@ struct Lengths(Parameter);
 
 impl Reparametrise for Lengths {
     fn rows(&self, updated: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let inverse = norms(&updated.detach())?.recip()?;
+        let norms = norms(&updated.detach())?;
+        // A row of zeros, which no length can stretch, stays one.
+        let none = norms.eq(0.0)?.to_dtype(norms.dtype())?;
+        let inverse = (norms + none)?.recip()?;
         Ok(ops::mul(&self.0.tensor(pass)?, &inverse)?)
     }
 }

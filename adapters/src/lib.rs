@@ -4,7 +4,8 @@
 //! them with `use twinspan_adapters as _;`; code that builds them needs only the struct:
 //! `lora::Lora { rank: 16, ..Default::default() }`.
 //!
-//! [`prompt`] owns what prompts of every kind share.
+//! What several methods share is in [`bottleneck`], [`prompt`] and [`setting`], and in modules of
+//! this crate's own for low rank, grids and singular values.
 //!
 //! | adapter | what | acts on | at the start | folds |
 //! |---|---|---|---|---|

@@ -117,6 +117,21 @@ fn dora_turns_rows_and_sets_their_lengths() {
 }
 
 #[test]
+fn a_row_of_zeros_stays_one_with_dora() {
+    let topology = mixed();
+    let mut weights = base(&topology);
+    let name = "text.blocks.0.query.weight";
+    let zeros = weights[name].zeros_like().unwrap();
+    weights.insert(name.into(), zeros);
+    let recipe = recipe(Toy::new(topology), adapter(Dora::default()), ends());
+    let mut with = tuned(&recipe, weights).unwrap();
+    with.prepare(None, None).unwrap();
+    for features in seen(&with) {
+        assert!(largest(&features).is_finite());
+    }
+}
+
+#[test]
 fn no_gradient_goes_through_doras_norm() {
     let sites = Sites {
         towers: vec![Tower::Text],

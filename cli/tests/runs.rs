@@ -329,6 +329,29 @@ fn a_signal_saves_and_the_run_goes_on_from_there() {
     }
 }
 
+/// Ranks that fall from step to step are as far as they were, and fall on as they would have.
+#[test]
+fn a_life_of_many_steps_goes_on_where_it_was() {
+    let bench = Bench::new();
+    let adapters = [
+        "--adapters",
+        "adalora[warmup=2, cooldown=4] + dora@text.output",
+    ];
+    let settings = [&RUN[..1], &["train.steps=60", "train.batch=1"]].concat();
+    let child = bench.begin("stopped", &adapters, &settings);
+    bench.wait_for("stopped", 6);
+    signal(&child, "-INT");
+    ended(child);
+    let done = bench.steps("stopped", "step").len();
+    assert!(done < 60, "it was over before it was stopped");
+    let resumed = [&adapters[..], &["--resume"]].concat();
+    bench.train("stopped", &resumed, &settings).results();
+    bench.train("whole", &adapters, &settings).results();
+    let [whole, stopped] =
+        ["whole", "stopped"].map(|out| bench.bytes(&format!("{out}/last/tuned.safetensors")));
+    assert!(whole == stopped);
+}
+
 #[test]
 fn a_second_signal_exits_at_once() {
     let bench = Bench::new();

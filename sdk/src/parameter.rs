@@ -443,7 +443,8 @@ impl<'a> Params<'a> {
     /// Refuses sizes that only a slip of the pen asks for, before memory is asked for them.
     fn room(&self, name: &str, shape: &[usize]) -> Result<()> {
         let values = shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
-        let held = self.overlay.trained.len() + self.overlay.buffers.len();
+        let kept = self.overlay.buffers.len() + self.overlay.constants.len();
+        let held = self.overlay.trained.len() + kept;
         match values {
             Some(values) if values <= MOST_VALUES && held < MOST_TENSORS => Ok(()),
             _ => Err(Error::wrong_use(format!(

@@ -1,6 +1,6 @@
 //! Every place that the topology declares is one where a hook acts.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use twinspan_sdk::Result;
 use twinspan_sdk::adapter::{BranchSlot, KeyValueSlot, ProjectionSlot, Slot, Want};
 use twinspan_sdk::backbone::Encoders;
@@ -214,7 +214,14 @@ fn prompts_flow_through_every_block() {
         [2, 16]
     );
 
-    let unplaced = text.tokens(&tokens, place, &mut pass).unwrap();
-    let unplaced = unplaced.insert(1, &prompt(32), "prompts").unwrap();
-    assert!(text.positions(unplaced, &mut pass).is_err());
+    // Prompts push padding out, and nothing else.
+    let prompted = |tokens: &Tensor, pass: &mut Pass| {
+        let stream = text.tokens(tokens, place, pass).unwrap();
+        let stream = stream.insert(1, &prompt(32), "prompts").unwrap();
+        text.positions(stream, pass)
+    };
+    let padded = prompted(&tokens, &mut pass).unwrap();
+    assert_eq!(padded.data.dims(), [2, 16, 32]);
+    let unpadded = (&tokens + tokens.eq(0u32).unwrap().to_dtype(DType::U32).unwrap()).unwrap();
+    assert!(prompted(&unpadded, &mut pass).is_err());
 }

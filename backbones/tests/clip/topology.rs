@@ -268,7 +268,8 @@ fn inputs_that_do_not_fit_are_refused() {
     let zeros = |shape: &[usize], dtype| Tensor::zeros(shape, dtype, &Device::Cpu).unwrap();
     let picture = run(Tower::Vision, &zeros(&[2, 3, 32, 40], DType::F64));
     assert!(picture.contains("[2, 3, 32, 40]"), "{picture}");
-    let sentence = run(Tower::Text, &zeros(&[2, 17], DType::U32));
+    let words = (zeros(&[2, 17], DType::U32) + 1.0).unwrap();
+    let sentence = run(Tower::Text, &words);
     assert!(sentence.contains("exceed the 16 positions"), "{sentence}");
     let unknown = run(Tower::Text, &(zeros(&[1, 4], DType::U32) + 100.0).unwrap());
     assert!(unknown.contains("vocabulary of 100"), "{unknown}");
