@@ -503,10 +503,10 @@ fn options_that_make_no_sense_are_refused() {
     };
     insta::assert_snapshot!(said(blank), @"task `classification`: `classes` has a blank name");
     let long = Classification {
-        words: 13,
+        words: 25,
         ..Default::default()
     };
-    insta::assert_snapshot!(said(long), @"task `classification`: `words` must be 0 or lie between 3 and 12, the backbone's longest sentence; got 13");
+    insta::assert_snapshot!(said(long), @"task `classification`: `words` must be 0 or lie between 3 and 24, the backbone's longest sentence; got 25");
     let open = Classification {
         head: HeadChoice::Linear,
         ..Default::default()
