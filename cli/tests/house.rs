@@ -313,11 +313,13 @@ fn in_docs(row: &str) -> String {
         .and_then(|rest| rest.split_once('`'))
     {
         Some((name, rest)) => {
-            let module = name.replace('-', "_");
-            format!(
-                "//! | [`{name}`]({module}) |{}\n",
-                rest.trim_start_matches(" |")
-            )
+            // A link needs its target only where the name is no path.
+            let target = match name.contains('-') {
+                true => format!("({})", name.replace('-', "_")),
+                false => String::new(),
+            };
+            let rest = rest.trim_start_matches(" |");
+            format!("//! | [`{name}`]{target} |{rest}\n")
         }
         None => format!("//! {row}\n"),
     }
