@@ -22,10 +22,10 @@ use twinspan_sdk::pass::{Pass, TapKey};
 use twinspan_sdk::plugin::{Opt, Plugin};
 use twinspan_sdk::site::{At, Tap, Tower};
 use twinspan_sdk::stream::Stream;
-use twinspan_sdk::{Error, Result, ops, register};
+use twinspan_sdk::{Result, ops, register};
 
 use crate::prompt::{Place, TOKENS, WORDS, context, context_wants, each, prompted};
-use crate::setting::integer;
+use crate::setting::{check_count, integer};
 
 /// Context of sentences that depends on the picture.
 ///
@@ -91,11 +91,7 @@ impl Adapter for Cocoop {
     }
 
     fn install(&self, slots: &[Slot], params: &mut Params, hooks: &mut Hooks) -> Result<Installed> {
-        if self.reduction == 0 {
-            let owner = params.owner();
-            let message = format!("{owner}: reduction must be above 0");
-            return Err(Error::wrong_use(message));
-        }
+        check_count(params.owner(), "reduction", self.reduction)?;
         let place = slots.iter().find(|s| s.stream().is_some());
         let picture = slots.iter().find_map(Slot::pooled);
         let (Some(place), Some(picture)) = (place, picture) else {

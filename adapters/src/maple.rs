@@ -22,9 +22,10 @@ use twinspan_sdk::pass::Pass;
 use twinspan_sdk::plugin::{Opt, Plugin};
 use twinspan_sdk::site::{Edge, EmbedStep, Moment, Sites, Tower};
 use twinspan_sdk::stream::Stream;
-use twinspan_sdk::{Error, Result, register};
+use twinspan_sdk::{Result, register};
 
 use crate::prompt::{Place, Prompts, START, context, context_wants, of_tokens, prompted};
+use crate::setting::{check_count, integer};
 
 /// Coupled tokens of both towers.
 ///
@@ -62,10 +63,9 @@ impl Plugin for Maple {
     const ABOUT: &'static str =
         "learned tokens in both towers, coupled by linear maps (MaPLe, Khattak et al., 2023)";
     const OPTIONS: &'static [Opt] = &[
-        Opt::new("tokens", "integer", "learned tokens in each tower"),
-        Opt::new(
+        integer("tokens", "learned tokens in each tower"),
+        integer(
             "depth",
-            "integer",
             "blocks with tokens of their own, from the first, or as many as both towers have",
         ),
         Opt::new(
@@ -95,10 +95,7 @@ impl Adapter for Maple {
 
     fn install(&self, slots: &[Slot], params: &mut Params, hooks: &mut Hooks) -> Result<Installed> {
         let owner = params.owner().to_string();
-        if self.depth == 0 {
-            let message = format!("{owner}: depth must be above 0");
-            return Err(Error::wrong_use(message));
-        }
+        check_count(&owner, "depth", self.depth)?;
         let of = |tower| {
             let streams = slots.iter().filter_map(Slot::stream);
             streams.filter(move |s: &&StreamSlot| s.tower == tower)

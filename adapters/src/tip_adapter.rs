@@ -6,11 +6,12 @@
 //! K [keys, E], unit vectors of the training pictures    V [keys, classes], their classes, one-hot
 //! ```
 //!
-//! f is the picture's unit vector. Acts on the logits; defaults α 1.17, β 1. K and V start from
-//! the training data, one view of each picture where the released code averages ten augmented
-//! ones, and stay as they are where another adapter trains f. Nothing trains, or K does (`train_keys`, Tip-Adapter-F). Sentence j of a
-//! batch is taken for class j: a task with several sentences a class is refused. Owns options
-//! and sizes; the cache is `cache`'s, what the classes are is the task's.
+//! f is the picture's unit vector. Acts on the logits; defaults α 1.17, β 1. K and V start from the
+//! training data, one view of each picture where the released code averages ten augmented ones, and
+//! stay as they are where another adapter trains f. Nothing trains, or K does (`train_keys`,
+//! Tip-Adapter-F). Sentence j of a batch is taken for class j: a task with several sentences a
+//! class is refused. Owns options and sizes; the cache is `cache`'s, what the classes are is the
+//! task's.
 
 mod cache;
 

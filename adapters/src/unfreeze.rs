@@ -14,10 +14,10 @@
 //! | full fine-tuning | `roles = ["all"]` |
 //!
 //! Roles and `sites` cut each other: norms of the last block are `["norm"]` with `sites.last = 1`.
-//! The logit scale lies outside of towers and trains with `all` alone, without sites. Starts from the backbone's own values. Owns the choice of roles; the copies live
-//! in the overlay, and the backbone's layers use them in place of the base's. What the task
-//! cannot reach is left out by the plan; running statistics are a choice of the recipe, not of
-//! an adapter.
+//! The logit scale lies outside of towers and trains with `all` alone, without sites. Starts from
+//! the backbone's own values. Owns the choice of roles; the copies live in the overlay, and the
+//! backbone's layers use them in place of the base's. What the task cannot reach is left out by the
+//! plan; running statistics are a choice of the recipe, not of an adapter.
 
 use std::collections::BTreeSet;
 

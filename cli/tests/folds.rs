@@ -181,16 +181,6 @@ fn norms() -> Configured<dyn Adapter> {
 }
 
 fn recipe(backbone: &Configured<dyn Backbone>, adapters: Vec<Configured<dyn Adapter>>) -> Recipe {
-    use Look::*;
-    let looks = [
-        VisionEarly,
-        VisionLate,
-        VisionFinal,
-        VisionPooled,
-        TextFinal,
-        TextPooled,
-        Logits,
-    ];
     Recipe {
         backbone: backbone.clone(),
         weights: WeightsChoice {
@@ -198,7 +188,7 @@ fn recipe(backbone: &Configured<dyn Backbone>, adapters: Vec<Configured<dyn Adap
             ..WeightsChoice::default()
         },
         adapters,
-        task: Configured::<dyn Task>::of(ToyTask::of(&looks)).unwrap(),
+        task: Configured::<dyn Task>::of(ToyTask::of(&Look::ALL)).unwrap(),
         train: TrainOptions::default(),
     }
 }

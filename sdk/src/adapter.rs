@@ -487,21 +487,8 @@ impl fmt::Display for Want {
                 write!(f, "{of}branches ({which})")
             }
             Want::Streams { tower, moments } => {
-                // Many blocks are said by their side alone.
-                let of_block = |m: &&Moment| !matches!(m, Moment::Embed(_));
-                let many = moments.iter().filter(of_block).count() > 1;
-                let mut said: Vec<String> = Vec::new();
-                for moment in moments {
-                    let text = match moment {
-                        Moment::Before(_) if many => "before blocks".into(),
-                        Moment::After(_) if many => "after blocks".into(),
-                        moment => moment.to_string(),
-                    };
-                    if !said.contains(&text) {
-                        said.push(text);
-                    }
-                }
-                write!(f, "the {tower} stream {}", said.join(" and "))
+                let moments: Vec<String> = moments.iter().map(Moment::to_string).collect();
+                write!(f, "the {tower} stream {}", moments.join(" and "))
             }
             Want::Between { sites, edge, .. } => {
                 let side = match edge {

@@ -3,7 +3,8 @@
 //!
 //! Owns assembly (plan and model come out of the same code, so a plan's counts are the model's)
 //! and [`Tuned::forward`]. Which steps lead to what is asked for is in `route`, what of each
-//! adapter counts in `strength`, how adapters become weights in `merge`. Knows no plugin; trains and saves nothing itself.
+//! adapter counts in `strength`, how adapters become weights in `merge`. Knows no plugin; trains
+//! and saves nothing itself.
 
 mod merge;
 mod route;

@@ -5,16 +5,19 @@
 //! `golden.json` and `golden.safetensors` were written by `examples/baselines/detris.py`, which
 //! draws every weight from its name here.
 
+#[path = "../golden/mod.rs"]
+mod golden;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
+use golden::{Gradient, noise, relative, weight};
 use serde::Deserialize;
 use twinspan as _;
 use twinspan::sdk::base::Base;
 use twinspan::sdk::pass::Pass;
 use twinspan::sdk::plan::plan;
-use twinspan::sdk::random;
 use twinspan::sdk::recipe::Recipe;
 use twinspan::sdk::task::Batch;
 use twinspan::sdk::topology::Origin;
@@ -29,12 +32,6 @@ const REORDERED: f64 = 1e-9;
 struct Numbers {
     loss: f64,
     gradients: BTreeMap<String, Gradient>,
-}
-
-#[derive(Deserialize)]
-struct Gradient {
-    norm: f64,
-    probe: f64,
 }
 
 struct Golden {
@@ -105,27 +102,9 @@ const RECIPE: &str = r#"
     residual = true
 "#;
 
-/// Element `i` of the noise called `name`, in [-1, 1).
-fn noise(name: &str, i: usize) -> f64 {
-    let z = random::mix(random::hash(name), i as u64);
-    (z >> 40) as f64 / (1u64 << 24) as f64 * 2.0 - 1.0
-}
-
 /// The weight drawn as `name`, an f32 value.
 fn drawn(name: &str, shape: &[usize]) -> Tensor {
-    let last = name.rsplit('.').next().unwrap_or(name);
-    let fan: usize = shape.iter().skip(1).product();
-    let value = |v: f64| match last {
-        "running_var" => 1.0 + 0.5 * v,
-        "running_mean" => 0.1 * v,
-        "bias" => 0.1 * v,
-        _ if shape.len() <= 1 => 1.0 + 0.1 * v,
-        _ => v * (3.0 / fan as f64).sqrt(),
-    };
-    let count: usize = shape.iter().product();
-    let values = (0..count).map(|i| f64::from(value(noise(name, i)) as f32));
-    let values: Vec<f64> = values.collect();
-    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    Tensor::from_vec(weight(name, shape), shape, &Device::Cpu).unwrap()
 }
 
 fn model() -> Tuned {
@@ -153,23 +132,6 @@ fn model() -> Tuned {
         buffer.set(&drawn(name, buffer.tensor().dims())).unwrap();
     }
     tuned
-}
-
-/// The largest difference over the largest value.
-fn relative(got: &Tensor, expected: &Tensor) -> f64 {
-    assert_eq!(got.dims(), expected.dims());
-    let flat = |t: &Tensor| -> Vec<f64> {
-        let t = t.to_dtype(DType::F64).unwrap().flatten_all().unwrap();
-        t.to_vec1().unwrap()
-    };
-    let (got, expected) = (flat(got), flat(expected));
-    let largest = expected.iter().fold(0f64, |m, x| m.max(x.abs()));
-    let off = got.iter().zip(&expected).map(|(a, b)| (a - b).abs());
-    // f64::max drops a NaN; a difference that is none must not pass.
-    off.fold(
-        0f64,
-        |m, d| if d.is_nan() { f64::INFINITY } else { m.max(d) },
-    ) / largest
 }
 
 #[test]

@@ -20,7 +20,7 @@ pub fn noise(name: &str, i: usize) -> f64 {
 }
 
 /// The weight drawn as `name`, rounded to f32.
-fn weight(name: &str, shape: &[usize]) -> Vec<f64> {
+pub fn weight(name: &str, shape: &[usize]) -> Vec<f64> {
     let part = name.rsplit('.').next().unwrap_or(name);
     let fan: usize = shape.iter().skip(1).product();
     let value = |v: f64| match part {

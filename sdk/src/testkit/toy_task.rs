@@ -37,6 +37,17 @@ pub enum Look {
 }
 
 impl Look {
+    /// Every feature.
+    pub const ALL: [Look; 7] = [
+        Look::VisionEarly,
+        Look::VisionLate,
+        Look::VisionFinal,
+        Look::VisionPooled,
+        Look::TextFinal,
+        Look::TextPooled,
+        Look::Logits,
+    ];
+
     fn tap(self, topology: &Topology) -> Tap {
         let last = topology.vision.blocks.len().saturating_sub(1);
         match self {

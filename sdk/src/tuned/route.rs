@@ -130,7 +130,10 @@ impl Way {
         // What hooks beside the way read is not kept: they do not run.
         let runs = |reader: Reader| match reader {
             Reader::Place(tower, at) => order.reaches(tower, at),
-            Reader::Bridge(..) => true,
+            Reader::Bridge(vision, text) => order.steps.iter().any(|step| {
+                matches!(step, Step::Bridge(k) if hooks.bridges.get(*k)
+                    .is_some_and(|b| (b.vision, b.text) == (vision, text)))
+            }),
             Reader::Head => false,
         };
         let stop = |step: &Step| {
