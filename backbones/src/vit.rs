@@ -4,8 +4,9 @@
 //! [`crate::block`]'s, pooling by a probe is [`crate::probe`]'s.
 //!
 //! Sources: <https://github.com/openai/CLIP>, `VisionTransformer`, and open_clip's variants of it;
-//! SigLIP (arXiv 2303.15343); DINOv2 with registers (arXiv 2309.16588). The dense features of CLIP are those of ETRIS (arXiv 2307.11545):
-//! the patches through the last norm and the joint projection.
+//! SigLIP (arXiv 2303.15343); DINOv2 with registers (arXiv 2309.16588). The dense features of CLIP
+//! are those of ETRIS (arXiv 2307.11545): the patches through the last norm and the joint
+//! projection.
 
 use candle_core::Tensor;
 use twinspan_sdk::backbone::{Encoder, Weights};
