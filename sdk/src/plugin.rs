@@ -45,7 +45,7 @@ impl Opt {
     pub const fn sites(about: &'static str) -> Self {
         Self::new(
             "sites",
-            "table {towers, blocks, projections, branches}",
+            "table {towers, blocks, last, projections, branches}",
             about,
         )
     }
